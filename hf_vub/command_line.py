@@ -1,0 +1,155 @@
+"""What every script shares: options from dataclasses, a manual from the docstring, honest exit codes.
+
+```python
+@command
+def main() -> None:
+    (arguments,) = parse(Arguments)
+    train(**vars(arguments))
+```
+
+| exit code | meaning |
+|---|---|
+| 0 | done |
+| 1 | a defect in the program: the traceback is shown |
+| 2 | something to mend in the options, the files or the environment: one line says what |
+| 130 | stopped from the keyboard: the same command resumes |
+"""
+
+import argparse
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_CLEAR = (ValueError, TypeError, OSError, ImportError, RuntimeError)
+_DEFECTS = (NotImplementedError, RecursionError)  # RuntimeErrors that no change of input mends
+# Libraries whose own exceptions speak about files and networks; matched by name so that none has to be imported here.
+_LIBRARIES = {"datasets", "huggingface_hub", "httpx", "pyarrow", "requests", "safetensors", "safetensors_rust"}
+
+
+class _Manual(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """The description as it was written, and every option with its default."""
+
+
+def parse(
+    *dataclass_types: type,
+    args: Sequence[str] | None = None,
+    description: str | None = None,
+    positional: str | None = None,
+) -> tuple[Any, ...]:
+    """Fill dataclasses from the command line, from a JSON or YAML file, or from a file with options after it.
+
+    Args:
+        dataclass_types: one or more dataclasses; every field is an option (see ``transformers.HfArgumentParser``).
+        args: the words after the program's name; ``sys.argv[1:]`` where None. A first word that ends in ``.json``,
+            ``.yaml`` or ``.yml`` is a file of option values, which the options after it override.
+        description: the manual shown by ``--help``; the docstring of the calling module where None.
+        positional: name of a field that may be given as the first word without its option name.
+
+    Returns:
+        One instance per dataclass, in order.
+
+    Raises:
+        SystemExit: code 2 with the usage line for an unknown or malformed option, code 0 for ``--help``.
+        ValueError: whatever the dataclasses' own checks raise.
+
+    Example:
+        >>> (arguments,) = parse(Arguments, args=["imdb", "--seed", "1"], positional="dataset")
+    """
+    from transformers import HfArgumentParser
+
+    if description is None:
+        description = sys._getframe(1).f_globals.get("__doc__")
+    types: list[Any] = list(dataclass_types)
+    parser = HfArgumentParser(types, description=description, formatter_class=_Manual, allow_abbrev=False)
+    words = list(sys.argv[1:] if args is None else args)
+    if words and not words[0].startswith("-"):
+        if words[0].lower().endswith((".json", ".yaml", ".yml")):
+            _set_defaults(parser, Path(words.pop(0)))
+        elif positional is not None:
+            words.insert(0, f"--{positional}")
+    *instances, unknown = parser.parse_args_into_dataclasses(
+        words, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return tuple(instances)
+
+
+def command(main: Callable[P, R]) -> Callable[P, R]:
+    """Make ``main`` end with an honest exit code and, for what a user can mend, one line instead of a traceback.
+
+    ValueError, TypeError, OSError, ImportError, RuntimeError and the own exceptions of the data and file libraries
+    become ``error: ...`` on stderr and exit code 2; ``HF_VUB_DEBUG=1`` shows their traceback. Everything else is a
+    defect and keeps its traceback (exit code 1). An interrupt from the keyboard ends with exit code 130.
+    """
+
+    @functools.wraps(main)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return main(*args, **kwargs)
+        except KeyboardInterrupt:
+            sys.stderr.write("\nstopped: run the same command again to resume\n")
+            raise SystemExit(130) from None
+        except Exception as error:
+            if os.environ.get("HF_VUB_DEBUG") == "1" or not _is_clear(error):
+                raise
+            sys.stderr.write(f"error: {_one_line(error)}\n")
+            raise SystemExit(2) from None
+
+    return run
+
+
+def _is_clear(error: Exception) -> bool:
+    """Whether the message of ``error`` speaks to the user rather than to a developer."""
+    if any(base.__module__.partition(".")[0] in _LIBRARIES for base in type(error).__mro__):
+        return True
+    return isinstance(error, _CLEAR) and not isinstance(error, _DEFECTS)
+
+
+def _one_line(error: Exception) -> str:
+    """The message on one line, with what it leaves out."""
+    message = str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        message = f"{error.filename}: {error.strerror}"
+    elif type(error).__module__.startswith("datasets") and error.__cause__ is not None:
+        # "An error occurred while generating the dataset" leaves to its cause what the error was.
+        message = f"{message}: {error.__cause__}"
+    elif isinstance(error, (TypeError, RuntimeError)):
+        message = f"{message} (HF_VUB_DEBUG=1 shows where)"
+    return " ".join(message.split()) or type(error).__name__
+
+
+def _set_defaults(parser: argparse.ArgumentParser, path: Path) -> None:
+    """Make the values of a JSON or YAML file the defaults of ``parser``."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix.lower() == ".json":
+            values = json.loads(text)
+        else:
+            import yaml
+
+            values = yaml.safe_load(text)
+    except (OSError, ValueError) as error:
+        parser.error(f"cannot read the options in {path}: {error}")
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "yaml":
+            raise
+        parser.error(f"cannot read the options in {path}: {' '.join(str(error).split())}")
+    if not isinstance(values, dict):
+        parser.error(f"{path} must hold option names with their values, but holds a {type(values).__name__}")
+    actions = {action.dest: action for action in parser._actions if action.dest != "help"}
+    unknown = sorted(str(name) for name in values if name not in actions)
+    if unknown:
+        parser.error(f"{path} holds options that do not exist: {', '.join(unknown)}")
+    for name, value in values.items():
+        actions[name].required = False
+        # A number goes through the option's own conversion too: YAML reads 1e-4 as a string and 1 as no float.
+        converts = isinstance(value, (int, float)) and not isinstance(value, bool)
+        parser.set_defaults(**{name: str(value) if converts else value})
