@@ -1,5 +1,6 @@
 """What a VUB checkpoint remembers: its backbone, its bottleneck and its objective."""
 
+import copy
 import math
 from enum import Enum
 from typing import Any
@@ -75,8 +76,9 @@ class VUBConfig(PretrainedConfig):
         **kwargs: Any,
     ):
         if isinstance(backbone_config, dict):
-            backbone_config = dict(backbone_config)
-            backbone_config = AutoConfig.for_model(backbone_config.pop("model_type"), **backbone_config)
+            # from_dict and not the constructor: timm's configuration translates its class names there.
+            config_class = type(AutoConfig.for_model(backbone_config["model_type"]))
+            backbone_config = config_class.from_dict(copy.deepcopy(backbone_config))
         self.backbone_config = backbone_config
         self.objective = Objective.parse(objective).value
         self.beta = _number("beta", beta)

@@ -1,6 +1,5 @@
 """The stochastic head: features to a Gaussian posterior, samples of it, and logits."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -87,12 +86,10 @@ class VUBHead(nn.Module):
         self.bottleneck_classifier = WideLinear(latent_size, num_labels)
 
     def reset_parameters(self) -> None:
-        """Initialise every linear layer as torch does: uniform within 1/sqrt(fan_in)."""
+        """Draw every weight anew, as torch initialises a linear layer: uniform within 1/sqrt(fan_in)."""
         for module in self.modules():
-            if isinstance(module, nn.Linear):
-                bound = 1.0 / math.sqrt(module.in_features)
-                nn.init.uniform_(module.weight, -bound, bound)
-                nn.init.uniform_(module.bias, -bound, bound)
+            if isinstance(module, WideLinear):
+                module.reset_parameters()
 
     def posterior(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of e(z|x), each (batch, latent_size), from features (batch, feature_size)."""
