@@ -4,6 +4,7 @@ from transformers import AutoConfig, AutoModelForImageClassification, AutoModelF
 
 from .configuration_vub import Objective, VUBConfig
 from .modeling_vub import VUBForImageClassification, VUBForSequenceClassification, VUBOutput
+from .trainer import VUBTrainer, VUBTrainingArguments
 from .version import __version__
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "VUBForImageClassification",
     "VUBForSequenceClassification",
     "VUBOutput",
+    "VUBTrainer",
+    "VUBTrainingArguments",
     "__version__",
 ]
 

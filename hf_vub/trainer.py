@@ -1,0 +1,411 @@
+"""Training: the arguments, the trainer that computes the objective, and the information plane it draws."""
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from .data import check_labels
+from .information import NATS_PER_BIT, prior_entropy
+from .metrics import classification_metrics
+from .objectives import Terms, objective_loss
+from .results import read_records, write_text
+
+BETA_SCHEDULES = ("constant", "linear", "cosine", "cyclic")
+LEARNING_RATE_DECAYS = ("transformers", "paper")
+
+# What the model reports per sample, in this order: the trainer sums these over steps and gathers them in evaluation.
+_TERMS = ("rate", "cross_entropy", "entropy", "posterior_entropy")
+
+
+@dataclass
+class VUBTrainingArguments(TrainingArguments):
+    """What ``TrainingArguments`` takes, and how beta and the learning rate go.
+
+    Attributes:
+        beta_schedule: how the weight of the rate reaches the model's ``beta``: see :func:`scheduled_beta`.
+        beta_warmup: share of the training (of each cycle for "cyclic") in which beta rises, above 0 and at most 1.
+        beta_cycles: how often a cyclic schedule starts again.
+        lr_decay: "transformers" for ``lr_scheduler_type``; "paper" for a factor of 0.97 every two epochs.
+        information_plane: a JSON-lines file in ``output_dir`` with one line per epoch, see :class:`InformationPlane`.
+    """
+
+    beta_schedule: str = field(
+        default="constant", metadata={"help": f"Course of beta during training: {', '.join(BETA_SCHEDULES)}."}
+    )
+    beta_warmup: float = field(
+        default=0.5, metadata={"help": "Share of the training, or of a cycle, in which beta rises."}
+    )
+    beta_cycles: int = field(default=4, metadata={"help": "Cycles of the cyclic beta schedule."})
+    lr_decay: str = field(
+        default="transformers",
+        metadata={"help": "'transformers' follows lr_scheduler_type; 'paper' multiplies by 0.97 every two epochs."},
+    )
+    information_plane: bool = field(
+        default=True, metadata={"help": "Write information_plane.jsonl, one line per epoch, to output_dir."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _one_of("beta_schedule", self.beta_schedule, BETA_SCHEDULES)
+        _one_of("lr_decay", self.lr_decay, LEARNING_RATE_DECAYS)
+        if not 0 < self.beta_warmup <= 1:
+            raise ValueError(f"beta_warmup is {self.beta_warmup}; it is a share above 0 and at most 1")
+        if self.beta_cycles < 1:
+            raise ValueError(f"beta_cycles is {self.beta_cycles}; it must be at least 1")
+
+
+class VUBTrainer(Trainer):
+    r"""A ``Trainer`` for VUB classifiers: it computes the objective and reports its terms.
+
+    The loss is the mean over the batch of
+
+    .. math:: \beta_t R(x) + CE(y, c(z)) - w\min\{H(Y), H(c(y|z))\}
+
+    with the model's objective and weights, and beta as its schedule has it at this step. In training the log carries
+    the means of ``rate``, ``cross_entropy`` and ``entropy`` (nats) and ``beta``; in evaluation also ``accuracy``,
+    ``nll``, ``brier``, ``ece`` and the three bounds on ``beta I(Z;X) - I(Z;Y)``, in nats and in bits. Evaluation uses
+    the model's own beta, so that its losses can be compared along a schedule.
+
+    Args:
+        model: a VUB classifier, also as a PEFT model. Nothing else has the terms.
+        args: :class:`VUBTrainingArguments`.
+        compute_metrics: as for ``Trainer``; it sees the logits alone, and its metrics join the ones above.
+        kwargs: everything else that ``Trainer`` takes.
+
+    Raises:
+        TypeError: for another model, or plain training arguments.
+        ValueError: for what would bypass the objective (``label_smoothing_factor``, ``compute_loss_func``), for an
+            empty data set and for labels out of range.
+
+    Example:
+        >>> trainer = VUBTrainer(
+        ...     model=model,
+        ...     args=VUBTrainingArguments("out", num_train_epochs=3),
+        ...     train_dataset=train,
+        ...     eval_dataset=test,
+        ...     processing_class=tokenizer,
+        ... )  # doctest: +SKIP
+    """
+
+    # The loss is a mean over the batch: the Trainer divides it by the accumulation steps.
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: Any = None,
+        args: VUBTrainingArguments | None = None,
+        *,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+        preprocess_logits_for_metrics: Callable[[Any, Any], Any] | None = None,
+        **kwargs: Any,
+    ):
+        if getattr(getattr(model, "config", None), "model_type", None) != "vub":
+            raise TypeError(
+                f"model is a {type(model).__name__}; VUBTrainer trains VUBForSequenceClassification and "
+                "VUBForImageClassification (wrap a checkpoint with their from_pretrained)"
+            )
+        args = VUBTrainingArguments() if args is None else args
+        if not isinstance(args, VUBTrainingArguments):
+            raise TypeError(f"args is a {type(args).__name__}; VUBTrainer takes VUBTrainingArguments")
+        if args.label_smoothing_factor:
+            raise ValueError(
+                f"label_smoothing_factor is {args.label_smoothing_factor}; set it to 0, it would bypass the objective"
+            )
+        if kwargs.get("compute_loss_func") is not None:
+            raise ValueError("compute_loss_func would replace the objective; leave it out")
+        if args.batch_eval_metrics:
+            raise ValueError("batch_eval_metrics is True; calibration and bounds need all rows at once, leave it off")
+        for name, dataset in _named_datasets(train_dataset, eval_dataset):
+            if hasattr(dataset, "__len__") and len(dataset) == 0:
+                raise ValueError(f"{name} is empty; training and evaluation need at least one example")
+            check_labels(dataset, model.config.num_labels)
+        if preprocess_logits_for_metrics is not None:
+            preprocess_logits_for_metrics = _on_logits(preprocess_logits_for_metrics)
+        self._user_metrics = compute_metrics
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            compute_metrics=self._all_metrics,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+            **kwargs,
+        )
+        self._plane = InformationPlane(_head_of(model).latent_size, reduce=self.accelerator.reduce)
+        self.add_callback(self._plane)
+
+    @property
+    def beta(self) -> float:
+        """The weight of the rate at the current step."""
+        return scheduled_beta(
+            self.args.beta_schedule,
+            self.model.config.beta,
+            self.state.global_step,
+            self.state.max_steps,
+            warmup=self.args.beta_warmup,
+            cycles=self.args.beta_cycles,
+        )
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The mean of the objective over the batch, in nats."""
+        outputs = model(**inputs)
+        if outputs.cross_entropy is None:
+            raise ValueError("the batch has no labels; the objective needs a column 'labels' (or 'label')")
+        config = self.model.config
+        losses = objective_loss(
+            config.objective,
+            Terms(outputs.rate, outputs.cross_entropy, outputs.entropy),
+            beta=self.beta if model.training else config.beta,
+            label_entropy=config.entropy_cap,
+            entropy_weight=config.entropy_weight,
+        )
+        if model.training:
+            self._plane.add({name: outputs[name] for name in _TERMS})
+        return (losses.mean(), outputs) if return_outputs else losses.mean()
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """The scheduler of ``lr_scheduler_type``, or the paper's decay: 0.97 every two epochs."""
+        if self.args.lr_decay == "paper" and self.lr_scheduler is None:
+            epochs = self.args.num_train_epochs
+            if self.args.max_steps > 0:
+                try:
+                    batches = len(self.get_train_dataloader())
+                except TypeError:
+                    raise ValueError("lr_decay='paper' counts epochs, and this train_dataset has no length") from None
+                epochs = num_training_steps / max(1, batches // self.args.gradient_accumulation_steps)
+            steps_per_epoch = max(1, math.ceil(num_training_steps / epochs))
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, _PaperDecay(steps_per_epoch))
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with the means of the objective's terms since the last log of training."""
+        if "loss" in logs:
+            means = self._plane.window_means()
+            logs.update({name: means[name] for name in ("cross_entropy", "rate", "entropy") if name in means})
+            logs["beta"] = self.beta
+        super().log(logs, start_time)
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
+        """The loop of ``Trainer`` with the terms gathered beside the logits; predictions are the logits alone."""
+        ignored = {"hidden_states", "attentions", *(ignore_keys or [])} - set(_TERMS)
+        output = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, sorted(ignored), metric_key_prefix
+        )
+        if isinstance(output.predictions, tuple):
+            output = output._replace(predictions=output.predictions[0])
+        return output
+
+    def _all_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Metrics of the logits, means of the terms, the bounds, and whatever the user's function adds."""
+        logits, *values = prediction.predictions
+        terms = {name: np.asarray(value, dtype=np.float64) for name, value in zip(_TERMS, values, strict=True)}
+        metrics = {**classification_metrics(logits, prediction.label_ids), **bound_metrics(terms, self.model.config)}
+        if self._user_metrics is not None:
+            prediction.predictions = logits
+            metrics.update(self._user_metrics(prediction))
+        return metrics
+
+
+class InformationPlane(TrainerCallback, ExportableState):
+    """Means of the objective's terms over log windows and epochs; one JSON line per epoch for the information plane.
+
+    A line of ``information_plane.jsonl`` holds ``epoch``, ``step`` and, for the training pass and under ``held_out``
+    for the evaluation at the same step: ``rate`` and ``cross_entropy`` in nats, ``information_x`` = H(R) - H(Z|X), the
+    paper's estimate of I(Z;X) in nats, and ``information_y`` = 1 / cross-entropy, its analogue of I(Z;Y) (Figure 3).
+
+    The sums travel in the trainer's checkpoint, so a resumed run writes what an undisturbed one would have.
+
+    Args:
+        latent_size: size of z.
+        reduce: sums a tensor over processes.
+    """
+
+    def __init__(self, latent_size: int, reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor):
+        self.latent_size = latent_size
+        self.reduce = reduce
+        self.window: Tensor | None = None
+        self.epoch: Tensor | None = None
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        """Add one batch of per-sample terms, each of shape (batch,)."""
+        stacked = torch.stack([terms[name].detach() for name in _TERMS]).double()
+        sums = torch.cat([stacked.sum(1), stacked.new_tensor([stacked.shape[1]])])
+        self.window = sums if self.window is None else self.window + sums
+        self.epoch = sums if self.epoch is None else self.epoch + sums
+
+    def window_means(self) -> dict[str, float]:
+        """Means of the terms since the last call."""
+        sums, self.window = self.window, None
+        return self._means(sums)
+
+    def _means(self, sums: Tensor | None) -> dict[str, float]:
+        if sums is None:
+            return {}
+        *totals, count = self.reduce(sums).tolist()
+        return {name: total / count for name, total in zip(_TERMS, totals, strict=True)}
+
+    def _point(self, means: dict[str, float]) -> dict[str, float]:
+        return {
+            "rate": means["rate"],
+            "cross_entropy": means["cross_entropy"],
+            "information_x": prior_entropy(self.latent_size) - means["posterior_entropy"],
+            "information_y": 1.0 / max(means["cross_entropy"], 1e-12),
+        }
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take up the sums of a resumed run, and forget the lines of epochs that it will go through again."""
+        saved = (state.stateful_callbacks or {}).get(type(self).__name__, {}) if state.global_step else {}
+        saved = saved.get("attributes", {})
+        self.window, self.epoch = (
+            torch.tensor(saved[name], dtype=torch.float64, device=args.device) if saved.get(name) else None
+            for name in ("window", "epoch")
+        )
+        if args.information_plane and state.is_world_process_zero and self._path(args).exists():
+            self._write(args, [line for line in read_records(self._path(args)) if line["step"] <= state.global_step])
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write the line of this epoch."""
+        means = self._means(self.epoch)
+        self.epoch = None
+        if means and args.information_plane and state.is_world_process_zero:
+            line = {"epoch": round(state.epoch), "step": state.global_step, **self._point(means), "held_out": None}
+            self._write(args, [*read_records(self._path(args)), line])
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
+        """Complete the line of this epoch with its held-out values."""
+        if not (args.information_plane and state.is_world_process_zero and self._path(args).exists()):
+            return
+        lines = list(read_records(self._path(args)))
+        held_out = {name: metrics[f"eval_{name}"] for name in _TERMS if f"eval_{name}" in metrics}
+        if lines and lines[-1]["step"] == state.global_step and len(held_out) == len(_TERMS):
+            lines[-1]["held_out"] = self._point(held_out)
+            self._write(args, lines)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the sums of the open window and the open epoch."""
+        sums = {"window": self.window, "epoch": self.epoch}
+        return {
+            "args": {"latent_size": self.latent_size},
+            "attributes": {name: None if value is None else value.tolist() for name, value in sums.items()},
+        }
+
+    def _path(self, args: Any) -> Path:
+        return Path(args.output_dir) / "information_plane.jsonl"
+
+    def _write(self, args: Any, lines: list[dict[str, Any]]) -> None:
+        write_text(self._path(args), "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def scheduled_beta(
+    schedule: str, beta: float, step: int, total_steps: int, *, warmup: float = 0.5, cycles: int = 4
+) -> float:
+    """Beta at a step, a pure function of it.
+
+    Args:
+        schedule: "constant"; "linear" or "cosine": from 0 to ``beta`` over the first ``warmup`` of the training, then
+            constant; "cyclic": ``cycles`` linear rises, each over the first ``warmup`` of its cycle (Fu et al., 2019).
+        beta: the final value.
+        step: finished optimizer steps.
+        total_steps: optimizer steps of the whole training.
+        warmup: a share above 0 and at most 1.
+        cycles: at least 1, for "cyclic".
+
+    Example:
+        >>> [scheduled_beta("linear", 1.0, step, 8) for step in (0, 2, 4, 8)]
+        [0.0, 0.5, 1.0, 1.0]
+    """
+    _one_of("beta_schedule", schedule, BETA_SCHEDULES)
+    if schedule == "constant":
+        return beta
+    progress = min(1.0, step / max(1, total_steps))
+    if schedule == "cyclic" and progress < 1.0:
+        progress = (progress * cycles) % 1.0
+    share = min(1.0, progress / warmup)
+    return beta * (share if schedule != "cosine" else 0.5 - 0.5 * math.cos(math.pi * share))
+
+
+def bound_metrics(terms: dict[str, np.ndarray], config: Any) -> dict[str, float]:
+    r"""Means of the terms and the three upper bounds on :math:`\beta I(Z;X) - I(Z;Y)`, from loosest to tightest.
+
+    ``bound_vib`` is beta R + CE; ``bound_vub`` subtracts the mean of min{H(Y), H(c)}; ``bound_ib`` subtracts H(Y)
+    itself, which is the tightest but has the gradient of vib. All in nats, and in bits with ``_bits`` at the end.
+    """
+    means = {name: float(values.mean()) for name, values in terms.items()}
+    vib = config.beta * means["rate"] + means["cross_entropy"]
+    nats = {
+        "cross_entropy": means["cross_entropy"],
+        "rate": means["rate"],
+        "entropy": means["entropy"],
+        "bound_vib": vib,
+        "bound_vub": vib - float(np.minimum(terms["entropy"], config.entropy_cap).mean()),
+        "bound_ib": vib - config.entropy_cap,
+    }
+    bits = {f"{name}_bits": value / NATS_PER_BIT for name, value in nats.items()}
+    return {**nats, **bits, "posterior_entropy": means["posterior_entropy"]}
+
+
+class _PaperDecay:
+    """0.97 every two epochs; a class because schedulers are saved with the trainer's state."""
+
+    def __init__(self, steps_per_epoch: int):
+        self.steps_per_epoch = steps_per_epoch
+
+    def __call__(self, step: int) -> float:
+        return 0.97 ** (step // self.steps_per_epoch // 2)
+
+
+class _on_logits:
+    """A user's ``preprocess_logits_for_metrics`` applied to the logits, the gathered terms passing by."""
+
+    def __init__(self, function: Callable[[Any, Any], Any]):
+        self.function = function
+
+    def __call__(self, outputs: Any, labels: Any) -> Any:
+        return (self.function(outputs[0], labels), *outputs[1:])
+
+
+def _head_of(model: Any) -> Any:
+    """The head of a VUB classifier, under whatever wrapper."""
+    return next(module for module in model.modules() if hasattr(module, "latent_size"))
+
+
+def _named_datasets(train: Any, evaluation: Any) -> Iterable[tuple[str, Any]]:
+    several = evaluation if isinstance(evaluation, dict) else {}
+    single = None if several else evaluation
+    named = {
+        "train_dataset": train,
+        "eval_dataset": single,
+        **{f"eval_dataset {name!r}": d for name, d in several.items()},
+    }
+    return [(name, dataset) for name, dataset in named.items() if dataset is not None]
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
