@@ -1,8 +1,8 @@
 """Figures of merit: accuracy, calibration, robustness and whether a difference between runs is more than luck.
 
-Pure functions of arrays (or CPU/GPU tensors), in float64 inside. Wherever scores are asked for they are logits of shape
-(rows, classes); ``probabilities=True`` says that rows of probabilities are given instead. Figures that do not exist,
-such as a mean over no successes, are None.
+Pure functions of arrays (or tensors of any device), in float64 inside. Wherever scores are asked for they are logits
+of shape (rows, classes); ``probabilities=True`` says that rows of probabilities are given instead. Figures that do not
+exist, such as a mean over no successes, are None.
 """
 
 import math
