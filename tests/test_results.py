@@ -1,0 +1,95 @@
+"""Result files: whole or absent, readable after a kill, and honest about where they came from."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hf_vub import results
+
+
+def test_json_goes_there_and_back(tmp_path: Path) -> None:
+    content = {"name": "é\u2028", "values": np.arange(3), "tensor": torch.tensor(1.5), "path": Path("a/b")}
+    path = results.write_json(tmp_path / "deep" / "result.json", content)
+    assert results.read_json(path) == {"name": "é\u2028", "values": [0, 1, 2], "tensor": 1.5, "path": "a/b"}
+    assert [file.name for file in path.parent.iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, np.float32("nan"), torch.tensor(-math.inf), [math.nan]])
+def test_what_json_cannot_say_is_null(tmp_path: Path, value: object) -> None:
+    found = results.read_json(results.write_json(tmp_path / "a.json", {"value": value}))["value"]
+    assert found in (None, [None])
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = results.write_json(tmp_path / "a.json", {"old": 1})
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(results.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        results.write_json(path, {"new": 2})
+    assert results.read_json(path) == {"old": 1}
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(TypeError):
+        results.write_json(path, {"value": object()})
+    assert results.read_json(path) == {"old": 1}
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "", "\udcff"])
+def test_broken_json_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "broken.json"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=r"broken\.json"):
+        results.read_json(path)
+
+
+def test_records_outlive_a_kill_at_any_byte(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    for row in range(3):
+        results.append_record(path, {"row": row, "text": "naïve\n\x00"})
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        before = list(results.read_records(path))
+        assert [record["row"] for record in before] == list(range(len(before)))
+        results.append_record(path, {"row": "next"})
+        assert [record["row"] for record in results.read_records(path)] == [*range(len(before)), "next"]
+
+
+def test_a_lone_surrogate_survives(tmp_path: Path) -> None:
+    results.append_record(tmp_path / "r.jsonl", {"text": "a\ud800b"})
+    assert list(results.read_records(tmp_path / "r.jsonl")) == [{"text": "a\ud800b"}]
+
+
+def test_rubbish_between_records_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(b'{"row": 0}\n[1]\n\xff\xfe\n{"row"\n\n{"row": 1}\n')
+    assert [record["row"] for record in results.read_records(path)] == [0, 1]
+    assert list(results.read_records(tmp_path / "none.jsonl")) == []
+
+
+def test_provenance_is_plain_json() -> None:
+    found = results.provenance()
+    assert found["schema"] == results.SCHEMA == 1
+    assert torch.__version__.startswith(found["versions"]["torch"])
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_the_command_names_no_machine_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "scripts" / "run.py"), "--name", "two words"])
+    assert results.command() == "python scripts/run.py --name 'two words'"
+    monkeypatch.setattr(sys, "argv", ["/somewhere/else/run.py"])
+    assert results.command() == "python run.py"
+
+
+def test_no_commit_outside_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(results, "__file__", str(tmp_path / "results.py"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert results.commit() is None
