@@ -23,6 +23,7 @@ from datasets import (
     load_dataset,
     load_from_disk,
 )
+from datasets.exceptions import DatasetGenerationError
 from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
@@ -318,7 +319,7 @@ def _read_folder(path: Path) -> dict[str, Dataset]:
     splits = {split: folder for folder in folders if (split := _split_of(folder.name))}
     roots = splits if len(splits) == len(folders) else {"train": path}
     data_files = {split: [str(root.resolve() / "**")] for split, root in roots.items()}
-    return dict(load_dataset("imagefolder", data_files=data_files, drop_labels=False))
+    return _load("imagefolder", data_files, drop_labels=False)
 
 
 def _read_tables(by_split: Mapping[str | None, list[Path]] | Mapping[str, list[Path]]) -> dict[str, Dataset]:
@@ -328,7 +329,17 @@ def _read_tables(by_split: Mapping[str | None, list[Path]] | Mapping[str, list[P
         raise ValueError(f"the files of one data set must be of one kind, but are {', '.join(sorted(suffixes))}")
     data_files = {split or "train": [str(file.resolve()) for file in files] for split, files in by_split.items()}
     options = {"sep": "\t"} if suffixes == {".tsv"} else {}
-    return dict(load_dataset(builders.pop(), data_files=data_files, **options))
+    return _load(builders.pop(), data_files, **options)
+
+
+def _load(builder: str, data_files: dict[str, list[str]], **options: Any) -> dict[str, Dataset]:
+    where = ", ".join(Path(files[0]).name for files in data_files.values())
+    try:
+        return dict(load_dataset(builder, data_files=data_files, **options))
+    except (DatasetGenerationError, ValueError, StopIteration) as error:
+        if "no data" in str(error) or isinstance(error, StopIteration):
+            raise ValueError(f"{where}: a split has no rows") from error
+        raise ValueError(f"{where} cannot be read as {builder}: {error.__cause__ or error}") from error
 
 
 def _split_of(name: str) -> str | None:

@@ -7,6 +7,8 @@ is the reviewer's overall verdict: it follows from how the clauses are put toget
 
 import random
 import re
+import string
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -196,9 +198,10 @@ def reviews(num_train: int = 8000, num_test: int = 1000, seed: int = 0) -> Datas
 
 
 def word_tokenizer(texts: Iterable[str], vocab_size: int = 4096, max_length: int = 512) -> Any:
-    """A lower-casing WordPiece tokenizer in the manner of BERT, trained on ``texts`` here and now.
+    """A lower-casing WordPiece tokenizer in the manner of BERT, made from ``texts`` here and now.
 
-    With room in ``vocab_size`` frequent words are one token each; a misspelt word falls into pieces, not into [UNK].
+    The most frequent words are one token each, as many as ``vocab_size`` leaves room for (ties by alphabet, so that the
+    same texts always give the same ids; the trainers of `tokenizers` do not); any other word falls into pieces.
 
     Returns:
         A ``PreTrainedTokenizerFast`` with [PAD] = 0, [UNK], [CLS], [SEP] and [MASK], which AutoTokenizer loads again.
@@ -207,22 +210,29 @@ def word_tokenizer(texts: Iterable[str], vocab_size: int = 4096, max_length: int
         >>> word_tokenizer(["a film"]).tokenize("A FILM")
         ['a', 'film']
     """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    if vocab_size <= len(special):
-        raise ValueError(f"vocab_size must be more than the {len(special)} special tokens, but is {vocab_size}")
+    # Every character of lower-case ASCII at the start of a word and inside one: neither a typing error nor an attack
+    # can make a word unknown.
+    inside = [f"##{character}" for character in string.ascii_lowercase + string.digits]
+    alphabet = list(string.ascii_lowercase + string.digits + string.punctuation)
+    smallest = len(special) + len(alphabet) + len(inside)
+    if vocab_size < smallest:
+        raise ValueError(f"vocab_size must be at least {smallest}, for single characters, but is {vocab_size}")
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    # Every printable ASCII character, so that no typing error and no attack can make a word unknown.
-    alphabet = [chr(code) for code in range(33, 127)]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    counts: Counter[str] = Counter()
+    for text in texts:
+        normal = tokenizer.normalizer.normalize_str(text)
+        counts.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal))
+    known = [*special, *alphabet, *inside]
+    words = sorted(counts.keys() - set(known), key=lambda word: (-counts[word], word))
+    vocabulary = {token: index for index, token in enumerate([*known, *words[: vocab_size - smallest]])}
+    tokenizer.model = models.WordPiece(vocabulary, unk_token="[UNK]")
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
