@@ -1,0 +1,442 @@
+"""Image classifiers under attack: one call per attack, one JSON per run, one record per example.
+
+```python
+from hf_vub.attack_image import attack
+
+result = attack("user/vub-resnet18-cifar10", None, "cifar10", "pgd_linf", epsilon=["2/255", "8/255"], num_examples=500)
+result["accuracy_under_attack"]
+```
+
+An output folder holds ``result.json`` (schema 1), ``records.jsonl`` (one line per example, what resuming reads),
+``images.safetensors`` (originals and adversarial images, for figures) and ``run.json`` (what the run is, so that
+records of another model or attack are never taken for its own). Examples are attacked in fixed batches, each with its
+own random state: a run that was killed, or split over processes with ``accelerate launch``, ends with the same bits.
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .adversaries import Attack, make, parse_epsilons
+from .image_examples import ImageExamples, class_index, load_classifier
+from .metrics import attack_summary, bootstrap_interval, l2_summary, wilson_interval
+from .pixels import PixelModel, frozen, parse_noise, seeded
+from .results import append_record, provenance, read_json, read_records, write_json, write_text
+
+logger = logging.getLogger(__name__)
+
+
+def attack(
+    model: nn.Module | str | Path,
+    processor: Any,
+    dataset: Any,
+    attack: str | Attack = "fgs",
+    *,
+    epsilon: float | str | Sequence[float | str] | None = None,
+    target: int | str | None = None,
+    num_examples: int | None = None,
+    how: str = "stratified",
+    seed: int = 0,
+    noise: str = "mean",
+    redraws: int = 20,
+    batch_size: int = 32,
+    steps: int | None = None,
+    output_dir: str | Path | None = None,
+    save_images: int = 32,
+    split: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Attack the examples that a classifier gets right, and say how many it still gets right.
+
+    Args:
+        model: an image classifier (ours or a stock one), or the folder or Hub id of one.
+        processor: its image processor, or the folder or Hub id of one; None takes the one saved with ``model`` if
+            that is a path, and otherwise [0, 1] pixels as they are.
+        dataset: a name or path for ``hf_vub.data``, or a ``datasets.Dataset`` with images and labels.
+        attack: a name of ``hf_vub.adversaries.ATTACKS`` or an adversary with its own hyperparameters.
+        epsilon: one or several budgets in [0, 1] pixels, as numbers or fractions such as "8/255"; the attack's own
+            where None. The top level of the result is the largest one's row of ``budgets``.
+        target: class to reach, by name or index, for attacks that have a targeted form. Inputs of that class are left
+            alone.
+        num_examples: how many examples, None for all.
+        how: ``"stratified"`` (drawn with ``seed``, every class in its share) or ``"first"``.
+        seed: of the sample and of the attack.
+        noise: the declared predictor: ``"mean"``, ``"sampled"`` or ``"averaged:k"``.
+        redraws: fresh draws over which each adversarial example of a random predictor is scored again.
+        batch_size: examples attacked together; part of what the run is, as attacks may look at a whole batch.
+        steps: of the attack, in place of its default.
+        output_dir: where results, records and images go; a run found there is resumed. None saves nothing.
+        save_images: of how many examples, evenly spread over the run, the images are kept (where attacked).
+        split: of ``dataset`` where that is a name or path; its test split where None.
+        image_column: where not "image" or "img".
+        label_column: where not "label" or "labels".
+        revision: of ``model`` on the Hub.
+        trust_remote_code: whether code that comes with ``model`` may run.
+        device: where to compute; None leaves a model where it is and puts a loaded one on the accelerator.
+        progress: whether a bar with the running success rate is shown (never where stderr is no terminal).
+
+    Returns:
+        The result JSON: ``clean_accuracy`` over all readable inputs, ``accuracy_under_attack``,
+        ``attack_success_rate`` over the inputs attacked with its 95 % Wilson interval, ``l2_mean`` and ``l2_median``
+        over successes alone in [0, 1] pixels, one row of these per budget in ``budgets``; for a random predictor
+        ``redraws``; and ``skipped``, the reasons why inputs were passed over.
+
+    Raises:
+        ValueError: for an argument out of range, classes that do not fit, or an ``output_dir`` of another run.
+        ImportError: with the command to install what is missing.
+
+    Example:
+        >>> attack(model, processor, dataset, "cw", target="soccer ball", num_examples=100)["l2_mean"]  # doctest: +SKIP
+    """
+    from accelerate import PartialState
+
+    name, adversary = make(attack, steps)
+    epsilons = parse_epsilons(adversary, epsilon)
+    parse_noise(noise)
+    for argument, value, least in (
+        ("batch_size", batch_size, 1),
+        ("redraws", redraws, 1),
+        ("save_images", save_images, 0),
+    ):
+        if value < least:
+            raise ValueError(f"{argument} must be at least {least}, but is {value}")
+    if target is not None:
+        adversary.check_targeted()
+    state = PartialState()
+    examples = ImageExamples(
+        dataset, num_examples, how=how, seed=seed, split=split, image_column=image_column, label_column=label_column
+    )
+    network, processor, model_name = load_classifier(
+        model,
+        processor,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        device=device,
+        default_device=state.device,
+    )
+    with frozen(network):
+        pixel_model = PixelModel(network, processor, noise=noise)
+        shape, classes = examples.fit(pixel_model)
+        goal = None if target is None else class_index(target, classes)
+        settings: dict[str, Any] = {
+            "kind": "image_attack",
+            "model": model_name,
+            "dataset": examples.name,
+            "attack": name,
+            "attack_options": asdict(adversary),
+            "epsilons": list(epsilons),
+            "target": goal,
+            "noise": noise,
+            "seed": seed,
+            "how": how,
+            "num_examples": len(examples),
+            "batch_size": batch_size,
+            "redraws": redraws if pixel_model.random else 0,
+            "save_images": save_images,
+            "weights": _digest(network),
+            "rows": hashlib.sha256(repr((examples.rows, examples.labels)).encode()).hexdigest()[:16],
+        }
+        shown = {examples.rows[k * len(examples) // save_images] for k in range(save_images)}
+        folder = _Folder(output_dir, settings, state)
+        batches = range(0, len(examples), batch_size)
+        mine = [start for start in batches if start // batch_size % state.num_processes == state.process_index]
+        todo = [start for start in mine if not folder.has(examples.rows[start : start + batch_size])]
+        with _bar(len(examples), progress and state.is_main_process) as bar:
+            bar.update(len(folder.records))
+            for start in todo:
+                batch = _Batch(examples, range(start, min(start + batch_size, len(examples))), shape, pixel_model)
+                with seeded(seed, start):
+                    batch.run(adversary, epsilons, goal, settings["redraws"])
+                folder.add(start, batch.records, batch.images(shown))
+                bar.set_postfix_str(_running(folder.records), refresh=False)
+                bar.update(len(batch.records))
+    records = folder.finish(examples.rows, epsilons)
+    result = {
+        **provenance(),
+        **{key: value for key, value in settings.items() if key not in ("save_images", "redraws", "epsilons")},
+        "target": None if goal is None else {"index": goal, "name": classes[goal]},
+        **_summary(records, epsilons, settings["redraws"], targeted=goal is not None),
+        "seconds": sum(record["seconds"] for record in records),
+    }
+    if folder.path is not None and state.is_main_process:
+        write_json(folder.path / "result.json", result)
+    return result
+
+
+class _Batch:
+    """Some examples of a run on their way through one attack."""
+
+    def __init__(self, examples: ImageExamples, positions: range, shape: Sequence[int], model: PixelModel):
+        self.model = model
+        self.began = time.perf_counter()
+        self.records: list[dict[str, Any]] = []
+        self.kept: list[dict[str, Any]] = []
+        pixels = []
+        for position in positions:
+            record: dict[str, Any] = {"index": examples.rows[position], "label": examples.labels[position]}
+            self.records.append(record)
+            try:
+                image = examples.read(position, model)
+                if image.shape != torch.Size(shape):
+                    raise ValueError(f"{_size(image.shape)} pixels where this run's images are {_size(shape)}")
+            except ValueError as error:
+                record["status"] = f"skipped: {error}"
+                continue
+            pixels.append(image)
+            self.kept.append(record)
+        device = model.mean.device
+        self.pixels = torch.stack(pixels).to(device) if pixels else torch.zeros(0, *shape, device=device)
+        self.labels = torch.tensor([record["label"] for record in self.kept], dtype=torch.long, device=device)
+        self.saved: dict[str, Tensor] = {}
+
+    def run(self, adversary: Attack, epsilons: Sequence[float | None], goal: int | None, redraws: int) -> None:
+        """Attack what the model gets right and write down what became of every example."""
+        clean = self.model.predict(self.pixels) if len(self.kept) else self.labels
+        attacked = clean == self.labels
+        if goal is not None:
+            attacked &= self.labels != goal
+        for record, prediction, label, chosen in zip(
+            self.kept, clean.tolist(), self.labels.tolist(), attacked.tolist(), strict=True
+        ):
+            record["prediction"] = prediction
+            record["status"] = "attacked" if chosen else "misclassified" if prediction != label else "is the target"
+        if bool(attacked.any()):
+            self._attack(attacked.nonzero().squeeze(1), adversary, epsilons, goal, redraws)
+        seconds = (time.perf_counter() - self.began) / max(1, len(self.records))
+        for record in self.records:
+            record["seconds"] = seconds
+
+    def _attack(
+        self, chosen: Tensor, adversary: Attack, epsilons: Sequence[float | None], goal: int | None, redraws: int
+    ) -> None:
+        images, labels = self.pixels[chosen], self.labels[chosen]
+        targets = None if goal is None else torch.full_like(labels, goal)
+        found = adversary(self.model, images, labels, epsilons, targets)
+        records = [self.kept[row] for row in chosen.tolist()]
+        for record in records:
+            record["outcomes"] = []
+        for epsilon, perturbed in zip(epsilons, found, strict=True):
+            columns = {
+                "prediction": perturbed.prediction,
+                "success": perturbed.success,
+                "l2": adversary.distances(images, perturbed.adversarial, 2.0),
+                "linf": adversary.distances(images, perturbed.adversarial, float("inf")),
+            }
+            if redraws:
+                again = self.model.redraw(perturbed.adversarial, redraws)
+                turned = again != labels if targets is None else again == targets
+                turned = turned & (perturbed.adversarial != images).flatten(1).any(dim=1)
+                columns["redraws_turned"] = turned.sum(dim=0)
+            rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+            for record, values in zip(records, rows, strict=True):
+                record["outcomes"].append({"epsilon": epsilon, **dict(zip(columns, values, strict=True))})
+        if redraws:
+            wrong = (self.model.redraw(images, redraws) != labels).sum(dim=0)
+            for record, count in zip(records, wrong.tolist(), strict=True):
+                record["redraws_wrong_clean"] = count
+        self.saved = {
+            "index": torch.tensor([record["index"] for record in records]),
+            "label": labels.cpu(),
+            "original": images.cpu(),
+            "adversarial": torch.stack([perturbed.adversarial for perturbed in found], dim=1).cpu(),
+            "prediction": torch.stack([perturbed.prediction for perturbed in found], dim=1).cpu(),
+            "success": torch.stack([perturbed.success for perturbed in found], dim=1).cpu(),
+        }
+
+    def images(self, rows: set[int]) -> dict[str, Tensor]:
+        """What the figures need of those attacked examples of this batch that are among ``rows``."""
+        keep = [place for place, row in enumerate(self.saved["index"].tolist()) if row in rows] if self.saved else []
+        return {name: tensor[keep].contiguous() for name, tensor in self.saved.items()} if keep else {}
+
+
+class _Folder:
+    """The files of a run: records as they are made, image parts beside them, everything merged at the end."""
+
+    def __init__(self, path: str | Path | None, settings: dict[str, Any], state: Any):
+        self.path = None if path is None else Path(path)
+        self.state = state
+        self.records: dict[int, dict[str, Any]] = {}
+        if self.path is None:
+            if state.num_processes > 1:
+                raise ValueError("output_dir is None, but several processes meet in their files: give a folder")
+            return
+        known = self.path / "run.json"
+        if known.exists():
+            _refuse_other(read_json(known), settings, self.path)
+        elif state.is_main_process:
+            write_json(known, settings)
+        for part in self._parts():
+            self.records.update((record["index"], record) for record in read_records(part))
+        state.wait_for_everyone()
+
+    def has(self, rows: Sequence[int]) -> bool:
+        """Whether the batch of these rows is finished: its records are written after its images."""
+        return all(row in self.records for row in rows)
+
+    def add(self, start: int, records: list[dict[str, Any]], images: dict[str, Tensor]) -> None:
+        """Keep a finished batch."""
+        self.records.update((record["index"], record) for record in records)
+        if self.path is None:
+            return
+        if images:
+            _save_tensors(self.path / "images" / f"{start:08d}.safetensors", images, None)
+        rank = self.state.process_index
+        for record in records:
+            append_record(self.path / (f"records-{rank}.jsonl" if rank else "records.jsonl"), record)
+
+    def finish(self, rows: Sequence[int], epsilons: Sequence[float | None]) -> list[dict[str, Any]]:
+        """All records in the run's order, with the files merged into their final form by the main process."""
+        if self.path is None:
+            return [self.records[row] for row in rows]
+        self.state.wait_for_everyone()
+        for part in self._parts():
+            self.records.update((record["index"], record) for record in read_records(part))
+        ordered = [self.records[row] for row in rows]
+        self.state.wait_for_everyone()
+        if self.state.is_main_process:
+            self._merge(ordered, epsilons)
+        self.state.wait_for_everyone()
+        return ordered
+
+    def _merge(self, ordered: list[dict[str, Any]], epsilons: Sequence[float | None]) -> None:
+        import json
+
+        from safetensors.torch import load_file
+
+        assert self.path is not None
+        write_text(self.path / "records.jsonl", "".join(json.dumps(record) + "\n" for record in ordered))
+        for part in self._parts():
+            if part.name != "records.jsonl":
+                part.unlink()
+        parts = [load_file(part) for part in sorted((self.path / "images").glob("*.safetensors"))]
+        # The merged file is written once all parts are there; a run killed after that may have removed some of them.
+        if parts and not (self.path / "images.safetensors").exists():
+            merged = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            _save_tensors(self.path / "images.safetensors", merged, {"epsilons": repr(list(epsilons))})
+        shutil.rmtree(self.path / "images", ignore_errors=True)
+
+    def _parts(self) -> list[Path]:
+        assert self.path is not None
+        return sorted(self.path.glob("records*.jsonl"))
+
+
+def _refuse_other(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+    for key, value in now.items():
+        if before.get(key) != value and key != "model":
+            raise ValueError(
+                f"{folder} holds a run with {key}={before.get(key)!r}, and this one has {key}={value!r}: "
+                "give another output_dir, or remove that folder"
+            )
+
+
+def _summary(
+    records: Sequence[dict[str, Any]], epsilons: Sequence[float | None], redraws: int, targeted: bool
+) -> dict[str, Any]:
+    """The figures of a run from its records alone."""
+    reasons = Counter(record["status"] for record in records if record["status"].startswith("skipped"))
+    kept = [record for record in records if not record["status"].startswith("skipped")]
+    if not kept:
+        raise ValueError(f"no example could be read; {next(iter(reasons), 'there was none')}")
+    before = [record["prediction"] == record["label"] for record in kept]
+    attacked = [record["status"] == "attacked" for record in kept]
+    tried = [record for record in kept if record["status"] == "attacked"]
+    budgets = []
+    for place, epsilon in enumerate(epsilons):
+        outcomes = [
+            record["outcomes"][place] if chosen else None for record, chosen in zip(kept, attacked, strict=True)
+        ]
+        wins = [outcome is not None and outcome["success"] for outcome in outcomes]
+        after = [
+            right
+            if outcome is None or not (targeted or outcome["success"])
+            else outcome["prediction"] == record["label"]
+            for right, outcome, record in zip(before, outcomes, kept, strict=True)
+        ]
+        figures = attack_summary(before, after, attacked, wins)
+        row = {
+            "epsilon": epsilon,
+            "accuracy_under_attack": figures["accuracy_under_attack"],
+            "attack_success_rate": figures["attack_success_rate"],
+            "attack_success_interval": list(wilson_interval(figures["num_successes"], figures["num_attacked"])),
+            "num_successes": figures["num_successes"],
+            **l2_summary([0.0 if outcome is None else outcome["l2"] for outcome in outcomes], wins),
+        }
+        if redraws and tried:
+            row["redraws"] = _redrawn(
+                [record["outcomes"][place]["redraws_turned"] for record in tried],
+                [record["redraws_wrong_clean"] for record in tried],
+                redraws,
+            )
+        budgets.append(row)
+    return {
+        "num_examples": len(kept),
+        "num_attacked": len(tried),
+        "num_skipped": len(records) - len(kept),
+        "skipped": {reason.removeprefix("skipped: "): count for reason, count in sorted(reasons.items())},
+        "clean_accuracy": sum(before) / len(before),
+        **budgets[-1],
+        "budgets": budgets,
+    }
+
+
+def _redrawn(turned: Sequence[int], wrong_clean: Sequence[int], draws: int) -> dict[str, Any]:
+    """Success over fresh draws; the interval is over examples, each with the share of its draws as one observation."""
+    shares = [count / draws for count in turned]
+    if len(set(shares)) > 1:
+        interval = bootstrap_interval(shares, resamples=2000)
+    else:
+        interval = wilson_interval(round(sum(shares)), len(shares))
+    return {
+        "draws": draws,
+        "attack_success_rate": sum(shares) / len(shares),
+        "attack_success_interval": list(interval),
+        "clean_error_rate": sum(wrong_clean) / (draws * len(wrong_clean)),
+    }
+
+
+def _digest(model: nn.Module) -> str:
+    """A short hash of all weights, so that records of a model that was trained further are never resumed."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None) -> None:
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    save_file(tensors, temporary, metadata=metadata)
+    os.replace(temporary, path)
+
+
+def _running(records: dict[int, dict[str, Any]]) -> str:
+    outcomes = [record["outcomes"][-1]["success"] for record in records.values() if "outcomes" in record]
+    return f"success {sum(outcomes) / len(outcomes):.1%}" if outcomes else ""
+
+
+def _size(shape: Sequence[int]) -> str:
+    return "x".join(str(side) for side in shape)
+
+
+def _bar(total: int, shown: bool) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, unit="image", desc="attack", disable=None if shown else True)
