@@ -1,0 +1,505 @@
+"""Many heads trained at once over cached features: the paper's grid of objective, beta and seed in one call.
+
+A GPU trains all runs as stacked tensors (:mod:`hf_vub.stacked_head`). A CPU trains one run per core: a head of ordinary
+size then keeps its weights and moments in the cache, and no core waits for another. Each run has its own
+initialisation, data order and noise, drawn from its own seed and nothing else: its result does not depend on the runs
+beside it, on the number of cores, nor on where a killed sweep went on.
+"""
+
+import hashlib
+import json
+import math
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .configuration_vub import Objective
+from .head import VUBHead
+from .information import gaussian_entropy, prior_entropy
+from .information import label_entropy as entropy_of_labels
+from .metrics import classification_metrics
+from .objectives import objective_loss, objective_terms, objective_weights
+from .stacked_head import MEASURES, Objectives, StackedHeads
+
+FORMAT = 1  # a part of every checkpoint's name: raise it when the code would train another head under the same name
+NOISE_STEPS = 16
+"""Steps whose noise is drawn at once. Another number is another noise."""
+
+EVALUATION_ROWS = 1024
+
+_GLOBAL_RANDOM = threading.Lock()
+
+
+@dataclass(frozen=True)
+class HeadRun:
+    """One run of a sweep.
+
+    Args:
+        objective: "ce", "vib" or "vub".
+        beta: weight of the rate, at least 0.
+        entropy_weight: weight of the min term of vub, at least 0.
+        seed: of the initialisation, the order of the data and the noise, at least 0.
+
+    Raises:
+        ValueError: for an unknown objective or a weight or seed out of range.
+    """
+
+    objective: str = Objective.VUB.value
+    beta: float = 1e-3
+    entropy_weight: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "objective", Objective.parse(self.objective).value)
+        for name in ("beta", "entropy_weight", "seed"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be a finite number of at least 0")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all runs of a sweep share.
+
+    Attributes:
+        num_labels: classes.
+        label_entropy: H(Y) in nats, the cap of the min term.
+        latent_size: size of z; None is half the feature size.
+        batch_size: rows in a step; the last batch of an epoch may be smaller.
+        learning_rate: of Adam in the first epoch.
+        decay: factor on the learning rate after every ``decay_epochs`` epochs.
+        decay_epochs: see ``decay``.
+    """
+
+    num_labels: int
+    label_entropy: float
+    latent_size: int | None = None
+    batch_size: int = 16
+    learning_rate: float = 1e-4
+    decay: float = 0.97
+    decay_epochs: int = 2
+
+    def rate_in(self, epoch: int) -> float:
+        """The learning rate in an epoch, counted from 0."""
+        return self.learning_rate * self.decay ** (epoch // self.decay_epochs)
+
+
+@dataclass
+class SweepResult:
+    """A trained head and how it came to be.
+
+    Attributes:
+        run: what was asked for.
+        settings: what it shared with the other runs.
+        head: the trained head, on the CPU, in evaluation mode.
+        history: one dictionary per epoch, in nats: loss, cross_entropy, rate, entropy, information (the paper's
+            estimate of I(Z;X), H(R) - H(Z|X)) and inverse_cross_entropy (its stand-in for I(Z;Y)), means over the
+            epoch's batches; with held-out rows also eval_accuracy and the same terms with the prefix "eval_", measured
+            through the mean after the epoch.
+    """
+
+    run: HeadRun
+    settings: Settings
+    head: VUBHead
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def evaluate(self, features: Any, labels: Any) -> dict[str, float]:
+        """Classification metrics and mean terms of the head through its mean on rows of features.
+
+        Args:
+            features: shape (rows, feature_size).
+            labels: shape (rows,).
+
+        Returns:
+            What :func:`hf_vub.metrics.classification_metrics` gives, with loss, cross_entropy, rate, entropy,
+            information and inverse_cross_entropy.
+        """
+        features, labels = _checked(features, labels, self.settings.num_labels, "features", "labels")
+        logits, measures = _predict(self.head, self.run, self.settings, features, labels)
+        return {**classification_metrics(logits, labels), **_plane(measures, self.head.latent_size)}
+
+    def export(self, model: Any, folder: str | Path) -> None:
+        """Save ``model`` with this head and objective as an ordinary VUB checkpoint.
+
+        Args:
+            model: a VUB model with the backbone that the features came from; its head and objective become this run's.
+            folder: where to.
+        """
+        model.head.load_state_dict(self.head.state_dict())
+        for name in ("objective", "beta", "entropy_weight"):
+            setattr(model.config, name, getattr(self.run, name))
+        model.config.label_entropy = self.settings.label_entropy
+        model.save_pretrained(folder)
+
+
+def train_heads(
+    features: Any,
+    labels: Any,
+    runs: Sequence[HeadRun],
+    *,
+    num_labels: int,
+    epochs: int = 150,
+    batch_size: int = 16,
+    learning_rate: float = 1e-4,
+    decay: float = 0.97,
+    decay_epochs: int = 2,
+    label_entropy: float | None = None,
+    latent_size: int | None = None,
+    eval_features: Any = None,
+    eval_labels: Any = None,
+    checkpoint_dir: str | Path | None = None,
+    save_every: int = 5,
+    stack_size: int | None = None,
+    device: str | torch.device = "cpu",
+) -> list[SweepResult]:
+    """Train a head per run on the same features, with Adam; the defaults are the paper's for IMDB (section 4).
+
+    Args:
+        features: shape (rows, feature_size); a tensor or an array, memory-mapped or not.
+        labels: integers in [0, num_labels), shape (rows,).
+        runs: what to train.
+        num_labels: classes.
+        epochs: passes over the rows.
+        batch_size: rows in a step; the last batch of an epoch may be smaller.
+        learning_rate: in the first epoch.
+        decay: factor on the learning rate after every ``decay_epochs`` epochs.
+        decay_epochs: see ``decay``.
+        label_entropy: H(Y) in nats; by default that of ``labels``.
+        latent_size: size of z; by default half the feature size.
+        eval_features: held-out rows to measure after every epoch.
+        eval_labels: their labels.
+        checkpoint_dir: where each run is saved as it goes. Called again with the same arguments, and the same or other
+            runs or more epochs, the sweep goes on from there to the same bits as one that never stopped.
+        save_every: epochs between checkpoints.
+        stack_size: runs in one stack of tensors; by default 1 on a CPU, where a run's result is then the same to the
+            bit whatever else is trained, and all of them on a GPU. Stacks of other sizes agree within rounding.
+        device: where to train.
+
+    Returns:
+        One result per run, in the order of ``runs``.
+
+    Raises:
+        ValueError: for bad arguments, before any training.
+        FloatingPointError: when a term of a run's loss stops being finite.
+
+    Example:
+        >>> features, labels = torch.randn(64, 8), torch.arange(64) % 2
+        >>> results = train_heads(features, labels, [HeadRun(beta=1e-3), HeadRun("vib")], num_labels=2, epochs=1)
+        >>> sorted(results[0].history[0])
+        ['cross_entropy', 'entropy', 'information', 'inverse_cross_entropy', 'loss', 'rate']
+    """
+    features, labels = _checked(features, labels, num_labels, "features", "labels")
+    held_out = None
+    if (eval_features is None) != (eval_labels is None):
+        raise ValueError("eval_features and eval_labels must be given together")
+    if eval_features is not None:
+        held_out = _checked(eval_features, eval_labels, num_labels, "eval_features", "eval_labels")
+        if held_out[0].shape[1] != features.shape[1]:
+            raise ValueError(f"eval_features have {held_out[0].shape[1]} columns, features have {features.shape[1]}")
+    if not runs:
+        raise ValueError("runs is empty; give at least one HeadRun")
+    sizes = {"epochs": epochs, "batch_size": batch_size, "decay_epochs": decay_epochs, "save_every": save_every}
+    for name, size in {**sizes, "latent_size": latent_size or 1, "stack_size": stack_size or 1}.items():
+        if size < 1:
+            raise ValueError(f"{name} is {size}; it must be at least 1")
+    for name, value in {"learning_rate": learning_rate, "decay": decay}.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} is {value}; it must be a positive number")
+    if label_entropy is None:
+        label_entropy = entropy_of_labels(labels, num_labels)
+    settings = Settings(num_labels, label_entropy, latent_size, batch_size, learning_rate, decay, decay_epochs)
+    sweep = _Sweep(features, labels, settings, held_out, torch.device(device))
+    if checkpoint_dir is not None:
+        sweep.keep_in(Path(checkpoint_dir), save_every)
+    return sweep.train(list(runs), epochs, stack_size)
+
+
+def data_order(seed: int, epoch: int, rows: int) -> Tensor:
+    """The order in which a run of that seed sees the rows in an epoch (from 0): a permutation, shape (rows,)."""
+    return torch.randperm(rows, generator=_generator(seed, epoch, 0))
+
+
+def draw_noise(seed: int, epoch: int, block: int, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """The noise of a run for NOISE_STEPS steps from step ``block * NOISE_STEPS`` of an epoch on.
+
+    Args:
+        seed: of the run.
+        epoch: counted from 0.
+        block: counted from 0 in every epoch.
+        shape: (batch_size, latent_size).
+        device: whose generator draws; each kind has its own sequence.
+
+    Returns:
+        Standard normal numbers, shape (NOISE_STEPS, batch_size, latent_size).
+    """
+    generator = _generator(seed, epoch, 1 + block, device=device)
+    return torch.randn(NOISE_STEPS, *shape, generator=generator, device=device)
+
+
+def initial_head(seed: int, feature_size: int, num_labels: int, latent_size: int | None = None) -> VUBHead:
+    """The head a run of that seed starts from: what ``VUBHead`` gives after ``torch.manual_seed(seed)``."""
+    with _GLOBAL_RANDOM, torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return VUBHead(feature_size, num_labels, latent_size)
+
+
+@dataclass
+class _Progress:
+    """How far a run is."""
+
+    run: HeadRun
+    epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    state: dict[str, Tensor] | None = None
+    head: VUBHead | None = None
+
+
+class _Stopped(Exception):
+    """Another run failed, or the user interrupted the sweep."""
+
+
+class _Sweep:
+    def __init__(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        settings: Settings,
+        held_out: tuple[Tensor, Tensor] | None,
+        device: torch.device,
+    ):
+        self.features, self.labels = features.to(device), labels.to(device)
+        self.settings, self.held_out, self.device = settings, held_out, device
+        self.folder: Path | None = None
+        self.save_every = 0
+        self.stopped = threading.Event()
+        self.feature_size = features.shape[1]
+        self.latent_size = settings.latent_size or max(1, self.feature_size // 2)
+        self.steps = math.ceil(len(labels) / settings.batch_size)
+
+    def keep_in(self, folder: Path, save_every: int) -> None:
+        """Save runs in a folder, under names that tell everything that decides their result."""
+        folder.mkdir(parents=True, exist_ok=True)
+        data = [_digest(self.features, self.labels), _digest(*self.held_out) if self.held_out else None]
+        self.folder, self.save_every = folder, save_every
+        self.identity = [FORMAT, asdict(self.settings), data, self.device.type]
+
+    def train(self, runs: list[HeadRun], epochs: int, stack_size: int | None) -> list[SweepResult]:
+        runs_at = [self._load(run, epochs) for run in runs]
+        waiting = sorted((p for p in runs_at if p.epoch < epochs), key=lambda p: p.epoch)
+        on_cpu = self.device.type == "cpu"
+        together = stack_size or (1 if on_cpu else len(runs))
+        stacks: list[list[_Progress]] = []
+        # Runs stopped by a kill in the middle of saving may be at different epochs, which no stack can mix.
+        for _, group in groupby(waiting, key=lambda p: p.epoch):
+            alike = list(group)
+            stacks += [alike[first : first + together] for first in range(0, len(alike), together)]
+        with tqdm(total=epochs * len(runs), desc="train heads", unit="epoch", disable=None) as bar:
+            bar.update(sum(p.epoch for p in runs_at))
+            if on_cpu:
+                self._train_on_cores(stacks, epochs, bar)
+            else:
+                for stacked in stacks:
+                    self._train_stack(stacked, epochs, bar)
+        heads = [p.head or self._stack([p]).head(0) for p in runs_at]  # some were finished before
+        return [
+            SweepResult(p.run, self.settings, head.eval(), p.history) for p, head in zip(runs_at, heads, strict=True)
+        ]
+
+    def _train_on_cores(self, stacks: list[list[_Progress]], epochs: int, bar: tqdm) -> None:
+        """One stack per thread: torch's operations release the interpreter, and each runs on its thread alone."""
+        threads = torch.get_num_threads()
+        pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+        try:
+            for future in as_completed([pool.submit(self._train_stack, stacked, epochs, bar) for stacked in stacks]):
+                future.result()
+        finally:
+            self.stopped.set()
+            pool.shutdown(cancel_futures=True)
+            self.stopped.clear()
+            torch.set_num_threads(threads)
+
+    def _stack(self, stacked: list[_Progress]) -> StackedHeads:
+        settings = self.settings
+        weights = [objective_weights(p.run.objective, p.run.beta, p.run.entropy_weight) for p in stacked]
+        rate_weight, entropy_weight = torch.tensor(weights, device=self.device).unsqueeze(-1).unbind(1)
+        heads = [initial_head(p.run.seed, self.feature_size, settings.num_labels, self.latent_size) for p in stacked]
+        objectives = Objectives(rate_weight, entropy_weight, settings.label_entropy)
+        stack = StackedHeads([head.to(self.device) for head in heads], objectives)
+        for position, p in enumerate(stacked):
+            if p.state is not None:
+                stack.load_state(position, p.state, step=p.epoch * self.steps)
+        return stack
+
+    def _train_stack(self, stacked: list[_Progress], epochs: int, bar: tqdm) -> None:
+        stack = self._stack(stacked)
+        for epoch in range(stacked[0].epoch, epochs):
+            measured = self._train_epoch(stack, [p.run for p in stacked], epoch)
+            last = epoch + 1 == epochs
+            for position, p in enumerate(stacked):
+                record = _plane(measured[:, position], self.latent_size)
+                if self.held_out is not None:
+                    record.update(self._measure_held_out(stack.head(position), p.run))
+                p.history.append(record)
+                p.epoch = epoch + 1
+                if self.folder is not None and (last or p.epoch % self.save_every == 0):
+                    self._save(p, stack.state(position))
+                if last:
+                    p.head = stack.head(position)
+            bar.update(len(stacked))
+
+    def _train_epoch(self, stack: StackedHeads, runs: list[HeadRun], epoch: int) -> Tensor:
+        """One epoch of a stack; the means of MEASURES over its rows, shape (len(MEASURES), runs)."""
+        size, rows, settings = self.settings.batch_size, len(self.labels), self.settings
+        orders = torch.stack([data_order(run.seed, epoch, rows) for run in runs]).to(self.device)
+        total = torch.zeros(len(MEASURES), len(runs), dtype=torch.float64, device=self.device)
+        for block in range(math.ceil(self.steps / NOISE_STEPS)):
+            if self.stopped.is_set():
+                raise _Stopped
+            shape = (size, self.latent_size)
+            noise = torch.stack([draw_noise(run.seed, epoch, block, shape, self.device) for run in runs])
+            measured = []
+            batches = orders[:, block * NOISE_STEPS * size : (block + 1) * NOISE_STEPS * size].split(size, dim=1)
+            for step, chosen in enumerate(batches):
+                features = self.features.index_select(0, chosen.reshape(-1)).float().view(*chosen.shape, -1)
+                drawn = noise[:, step, : chosen.shape[1]]
+                measured.append(stack.train_step(features, self.labels[chosen], drawn, settings.rate_in(epoch)))
+            log = torch.stack(measured)
+            if not log.isfinite().all():
+                _stop(log, runs, epoch, block * NOISE_STEPS)
+            shares = torch.tensor([chosen.shape[1] / rows for chosen in batches], device=self.device).double()
+            total += torch.einsum("s,smr->mr", shares, log.double())
+        return total.cpu()
+
+    def _measure_held_out(self, head: VUBHead, run: HeadRun) -> dict[str, float]:
+        assert self.held_out is not None
+        logits, measures = _predict(head, run, self.settings, *self.held_out)
+        accuracy = (logits.argmax(-1) == self.held_out[1]).double().mean().item()
+        return {f"eval_{k}": v for k, v in {**_plane(measures, self.latent_size), "accuracy": accuracy}.items()}
+
+    def _path(self, run: HeadRun) -> Path:
+        assert self.folder is not None
+        name = hashlib.sha256(json.dumps([self.identity, asdict(run)], sort_keys=True).encode()).hexdigest()
+        return self.folder / f"{run.objective}-{name[:32]}.safetensors"
+
+    def _load(self, run: HeadRun, epochs: int) -> _Progress:
+        if self.folder is None or not self._path(run).exists():
+            return _Progress(run)
+        with safe_open(self._path(run), "pt") as file:
+            known = json.loads(file.metadata()["progress"])
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        if known["epoch"] > epochs:
+            raise ValueError(
+                f"epochs is {epochs}, but {run} is at epoch {known['epoch']} in {self.folder}; ask for more, or name "
+                "another checkpoint_dir"
+            )
+        return _Progress(run, known["epoch"], known["history"], state)
+
+    def _save(self, p: _Progress, state: dict[str, Tensor]) -> None:
+        """State and history in one file, whole or not at all."""
+        path = self._path(p.run)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        progress = {"run": asdict(p.run), "epoch": p.epoch, "history": p.history}
+        try:
+            save_file(state, temporary, metadata={"progress": json.dumps(progress)})
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _generator(*purpose: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator for one purpose: streams of different numbers are independent of each other."""
+    state = np.random.SeedSequence(purpose).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(state[0]) >> 1)
+
+
+@torch.inference_mode()
+def _predict(
+    head: VUBHead, run: HeadRun, settings: Settings, features: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Logits through the mean, (rows, num_labels), and the means of MEASURES over the rows."""
+    logits = []
+    total = torch.zeros(len(MEASURES), dtype=torch.float64)
+    for rows, own in zip(features.split(EVALUATION_ROWS), labels.split(EVALUATION_ROWS), strict=True):
+        out = head(rows, num_samples=0)
+        terms = objective_terms(out.mean, out.scale, out.draws, own)
+        loss = objective_loss(
+            run.objective,
+            terms,
+            beta=run.beta,
+            label_entropy=settings.label_entropy,
+            entropy_weight=run.entropy_weight,
+        )
+        posterior_entropy = gaussian_entropy(out.scale)
+        assert terms.cross_entropy is not None
+        measured = [loss, terms.cross_entropy, terms.rate, terms.entropy, posterior_entropy]
+        total += torch.stack(measured).double().sum(-1)
+        logits.append(out.logits)
+    return torch.cat(logits), total / len(labels)
+
+
+def _plane(measures: Tensor, latent_size: int) -> dict[str, float]:
+    """MEASURES by name, with the coordinates of the information plane."""
+    named = dict(zip(MEASURES, measures.tolist(), strict=True))
+    named["information"] = prior_entropy(latent_size) - named.pop("posterior_entropy")
+    named["inverse_cross_entropy"] = 1.0 / max(named["cross_entropy"], 1e-12)
+    return named
+
+
+def _stop(log: Tensor, runs: list[HeadRun], epoch: int, first_step: int) -> None:
+    """Say which run went wrong where; its terms come before their sum."""
+    step, _, position = (~log.isfinite()).nonzero()[0].tolist()
+    values = dict(zip(MEASURES, log[step, :, position].tolist(), strict=True))
+    term = next(name for name in (*MEASURES[1:], MEASURES[0]) if not math.isfinite(values[name]))
+    raise FloatingPointError(
+        f"{runs[position]}: {term} is {values[term]} at step {first_step + step} of epoch {epoch} (both from 0); try a "
+        "smaller learning_rate or beta"
+    )
+
+
+def _checked(
+    features: Any, labels: Any, num_labels: int, features_name: str, labels_name: str
+) -> tuple[Tensor, Tensor]:
+    """Features and labels as tensors that fit each other."""
+    features, labels = torch.as_tensor(features), torch.as_tensor(labels)
+    if features.ndim != 2 or not features.is_floating_point() or 0 in features.shape:
+        raise ValueError(
+            f"{features_name} are {features.dtype} of shape {tuple(features.shape)}; they must be floats of shape "
+            "(rows, feature_size)"
+        )
+    if labels.shape != features.shape[:1] or labels.is_floating_point():
+        raise ValueError(
+            f"{labels_name} are {labels.dtype} of shape {tuple(labels.shape)}; they must be whole numbers, one for "
+            f"each of the {len(features)} rows of {features_name}"
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_labels:
+        raise ValueError(
+            f"{labels_name} span {low} to {high}; with num_labels={num_labels} they must be 0 to {num_labels - 1}"
+        )
+    for first in range(0, len(features), EVALUATION_ROWS):
+        finite = features[first : first + EVALUATION_ROWS].isfinite().all(1)
+        if not finite.all():
+            raise ValueError(f"{features_name} are not finite in row {first + int(finite.int().argmin())}")
+    return features, labels.long()
+
+
+def _digest(features: Tensor, labels: Tensor) -> str:
+    """sha256 of the rows, read in blocks."""
+    content = hashlib.sha256(f"{features.dtype} {tuple(features.shape)}".encode())
+    for tensor in (features, labels):
+        for rows in tensor.split(EVALUATION_ROWS):
+            content.update(rows.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return content.hexdigest()
