@@ -1,4 +1,4 @@
-"""Options, exit codes and one-line errors, most of them through a real process."""
+"""Options, exit codes and one-line errors."""
 
 import json
 import os
@@ -8,23 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import safetensors
+from datasets.exceptions import DatasetGenerationError
 
 from hf_vub.command_line import command, parse
-
-SCRIPT = '''"""Do a thing.
-
-    python script.py --seed 3    # kept as written
-"""
-import sys
-from dataclasses import dataclass
-from hf_vub.command_line import command
-
-@command
-def main() -> None:
-    {body}
-
-main()
-'''
 
 
 @dataclass
@@ -45,17 +32,16 @@ class Output:
             raise ValueError("output_dir must not be empty")
 
 
-def run_script(tmp_path: Path, body: str, **environment: str) -> subprocess.CompletedProcess:
-    path = tmp_path / "script.py"
-    path.write_text(SCRIPT.format(body=body))
-    root = str(Path(__file__).resolve().parents[1])
-    return subprocess.run(
-        [sys.executable, str(path)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": root, "HF_VUB_DEBUG": "", **environment},
-        timeout=300,
-    )
+def end_of(error: BaseException, capsys: pytest.CaptureFixture) -> tuple[object, str]:
+    """Exit code and stderr of a command that ends with ``error``."""
+
+    @command
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return stopped.value.code, capsys.readouterr().err
 
 
 def test_options_fill_each_dataclass() -> None:
@@ -138,47 +124,70 @@ def test_help_is_the_docstring_of_the_caller_as_written(capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("body", "line"),
+    ("error", "line"),
     [
-        ("raise ValueError('beta is -1;\\n must be positive')", "error: beta is -1; must be positive"),
-        ("raise TypeError('no number')", "error: no number (HF_VUB_DEBUG=1 shows where)"),
-        ("open('/nowhere/x.json')", "error: /nowhere/x.json: No such file or directory"),
-        ("raise ImportError('pip install \"hf_vub[vision]\"')", 'error: pip install "hf_vub[vision]"'),
-        ("raise ValueError()", "error: ValueError"),
-        (
-            "from datasets.exceptions import DatasetGenerationError as E\n    raise E('failed') from OSError('why')",
-            "error: failed: why",
-        ),
+        (ValueError("beta is -1;\n must be positive"), "beta is -1; must be positive"),
+        (TypeError("no number"), "no number (HF_VUB_DEBUG=1 shows where)"),
+        (FileNotFoundError(2, "No such file or directory", "x.json"), "x.json: No such file or directory"),
+        (ImportError('pip install "hf_vub[vision]"'), 'pip install "hf_vub[vision]"'),
+        (ValueError(), "ValueError"),
     ],
 )
-def test_what_a_user_can_mend_is_one_line_and_exit_code_2(tmp_path: Path, body: str, line: str) -> None:
-    done = run_script(tmp_path, body)
-    assert (done.returncode, done.stderr) == (2, line + "\n")
+def test_what_a_user_can_mend_is_one_line(capsys: pytest.CaptureFixture, error: Exception, line: str) -> None:
+    assert end_of(error, capsys) == (2, f"error: {line}\n")
 
 
-def test_a_broken_checkpoint_is_one_line(tmp_path: Path) -> None:
-    done = run_script(tmp_path, "import safetensors; safetensors.deserialize(b'x')")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
+def test_the_libraries_of_files_are_heard(capsys: pytest.CaptureFixture) -> None:
+    try:
+        safetensors.deserialize(b"x")
+    except safetensors.SafetensorError as error:
+        code, shown = end_of(error, capsys)
+    assert code == 2
+    assert shown.startswith("error: ")
+    assert shown.count("\n") == 1
+    failed = DatasetGenerationError("failed")
+    failed.__cause__ = OSError("why")
+    assert end_of(failed, capsys) == (2, "error: failed: why\n")
 
 
-def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    done = run_script(tmp_path, "raise ValueError('why')", HF_VUB_DEBUG="1")
-    assert done.returncode == 1
-    assert "Traceback" in done.stderr
+@pytest.mark.parametrize(
+    "error", [AssertionError(), AttributeError("x"), KeyError("x"), NotImplementedError(), RecursionError()]
+)
+def test_a_defect_is_not_dressed_up(error: Exception) -> None:
+    @command
+    def main() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        main()
 
 
-@pytest.mark.parametrize("body", ["assert False", "None.x", "{}['key']", "raise NotImplementedError"])
-def test_a_defect_keeps_its_traceback(tmp_path: Path, body: str) -> None:
-    done = run_script(tmp_path, body)
-    assert done.returncode == 1
-    assert "Traceback" in done.stderr
+def test_debug_lets_everything_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    @command
+    def main() -> None:
+        raise ValueError("why")
+
+    monkeypatch.setenv("HF_VUB_DEBUG", "1")
+    with pytest.raises(ValueError, match="why"):
+        main()
 
 
-def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
-    done = run_script(tmp_path, "raise KeyboardInterrupt")
-    assert (done.returncode, done.stderr.strip()) == (130, "stopped: run the same command again to resume")
+def test_an_interrupt_says_how_to_go_on(capsys: pytest.CaptureFixture) -> None:
+    code, shown = end_of(KeyboardInterrupt(), capsys)
+    assert (code, shown.strip()) == (130, "stopped: run the same command again to resume")
+
+
+def test_a_real_process_ends_with_one_line_and_its_code(tmp_path: Path) -> None:
+    path = tmp_path / "script.py"
+    path.write_text(
+        "from hf_vub.command_line import command\n@command\ndef main():\n    raise ValueError('why')\nmain()\n"
+    )
+    root = str(Path(__file__).resolve().parents[1])
+    environment = {**os.environ, "PYTHONPATH": root, "HF_VUB_DEBUG": ""}
+    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1] == "error: why"
+    assert "Traceback" not in done.stderr
 
 
 def test_a_run_without_trouble_returns_what_main_returns() -> None:
