@@ -1,0 +1,513 @@
+"""Text classifiers under attack: any TextAttack recipe, one JSON per run, one record per example.
+
+```python
+from hf_vub.attack_text import attack
+
+result = attack("user/vub-bert-imdb", None, "imdb", "deepwordbug", num_examples=200, output_dir="runs/deepwordbug")
+result["accuracy_under_attack"]
+```
+
+An output folder holds ``result.json`` (schema 1), ``records.jsonl`` (one line per example, what resuming reads) and
+``run.json`` (what the run is, so that records of another model or attack are never taken for its own). Every example
+has its own random state: a run that was killed, or split over processes with ``accelerate launch``, ends with the same
+bits.
+
+TextAttack's own command line attacks the same checkpoints through a file ``model.py`` of two lines::
+
+    from hf_vub.attack_text import wrapper
+    model = wrapper("user/vub-bert-imdb")
+
+with ``textattack attack --model-from-file model.py --recipe deepwordbug --dataset-from-huggingface imdb``, or, where
+flair or a network is missing, ``python -m hf_vub.textattack_compat attack ...`` with the same options. TextAttack
+remembers answers by text there, so a random predictor would get one frozen draw per text; ``attack`` draws afresh.
+"""
+
+import copy
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import ClassLabel, Dataset
+from torch import Tensor, nn
+
+from . import nltk_resources, textattack_compat
+from .data import clean_text, load_splits, read_labels, subset
+from .metrics import attack_summary, bootstrap_interval, wilson_interval
+from .pixels import frozen, parse_noise, seeded
+from .recipes import Searcher, resolve_recipe
+from .results import append_record, provenance, read_json, read_records, write_json, write_text
+from .tokens import TextClassifier, TokenFeatures
+
+
+def attack(
+    model: nn.Module | str | Path,
+    tokenizer: Any,
+    dataset: Any,
+    recipe: str = "DeepWordBugGao2018",
+    *,
+    num_examples: int = 200,
+    how: str = "stratified",
+    seed: int = 0,
+    noise: str = "mean",
+    redraws: int = 20,
+    max_length: int | None = None,
+    batch_size: int = 32,
+    dtype: str | None = None,
+    query_budget: int | None = None,
+    max_words: int = 4000,
+    output_dir: str | Path | None = None,
+    split: str = "test",
+    text_column: str | None = None,
+    label_column: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Attack the texts that a classifier gets right, and say how many it still gets right.
+
+    Args:
+        model: a sequence classifier (ours or a stock one), or the folder or Hub id of one.
+        tokenizer: its tokenizer, or the folder or Hub id of one; None takes the one saved with ``model``.
+        dataset: a name or path for ``hf_vub.data``, or a ``datasets.Dataset`` with texts and labels.
+        recipe: ``"deepwordbug"``, ``"pwws"`` or the class name of any TextAttack recipe against classifiers.
+        num_examples: how many examples; all where the data has no more.
+        how: ``"stratified"`` (drawn with ``seed``, every class in its share) or ``"first"``, as in the paper.
+        seed: of the sample and, together with an example's row number, of the attack on it.
+        noise: the declared predictor: ``"mean"``, ``"sampled"`` or ``"averaged:k"``, with fresh draws for every query.
+        redraws: fresh draws over which each final text of a random predictor is scored again.
+        max_length: tokens that a text is cut to, as in training; by default what tokenizer and model say.
+        batch_size: texts of ``max_length`` tokens per forward pass; of shorter ones as many more as have their tokens.
+        dtype: ``"bfloat16"`` for the backbone; None leaves it as it is. Logits are always float32.
+        query_budget: queries per example after which the attack gives up; None for no limit.
+        max_words: longer texts are skipped, as an attack's time grows with the square of their length.
+        output_dir: where the result and records go; a run found there is resumed. None saves nothing.
+        split: of ``dataset`` where that is a name or path.
+        text_column: where not "text".
+        label_column: where not "label" or "labels".
+        revision: of ``model`` on the Hub.
+        trust_remote_code: whether code that comes with ``model`` may run.
+        progress: whether a bar with the running success rate is shown (never where stderr is no terminal).
+
+    Returns:
+        The result JSON: ``clean_accuracy`` over all texts but skipped ones, ``accuracy_under_attack``,
+        ``attack_success_rate`` over the texts classified rightly, with its 95 % Wilson interval;
+        ``words_perturbed_mean`` over successes, ``queries_mean`` over attacked texts; for a random predictor
+        ``redraws``; ``skipped``, the reasons why texts were passed over; ``stopwords``, the list that was used.
+
+    Raises:
+        ValueError: for an argument out of range, an unknown recipe, labels that the model has not, or an
+            ``output_dir`` of another run.
+        nltk_resources.ResourceError: with what the recipe lacks and how to provide it.
+        ImportError: with the command to install what is missing.
+
+    Source: DeepWordBug (Gao et al. 2018) and PWWS (Ren et al. 2019), through TextAttack (Morris et al. 2020).
+
+    Example:
+        >>> attack(model, tokenizer, "imdb", "pwws", num_examples=100)["attack_success_rate"]  # doctest: +SKIP
+    """
+    recipe = resolve_recipe(recipe)
+    options = _Options(recipe, num_examples, how, seed, noise, redraws, query_budget, max_words, progress)
+    examples = _open(dataset, options, split, text_column, label_column)
+    network, tokenizer = _load(model, tokenizer, revision, trust_remote_code, dtype)
+    classifier = TextClassifier(TokenFeatures(network, tokenizer, max_length, batch_size), draws=options.draws)
+    about = {"model": _name(model), "revision": revision, "dtype": str(_dtype(network)).removeprefix("torch.")}
+    return _run({"": classifier}, {"": output_dir}, examples, options, about)[""]
+
+
+def attack_heads(
+    model: nn.Module,
+    heads: Mapping[str, nn.Module] | Sequence[nn.Module],
+    tokenizer: Any,
+    dataset: Any,
+    recipe: str = "DeepWordBugGao2018",
+    *,
+    output_dir: str | Path | None = None,
+    num_examples: int = 200,
+    how: str = "stratified",
+    seed: int = 0,
+    noise: str = "mean",
+    redraws: int = 20,
+    max_length: int | None = None,
+    batch_size: int = 32,
+    dtype: str | None = None,
+    query_budget: int | None = None,
+    max_words: int = 4000,
+    split: str = "test",
+    text_column: str | None = None,
+    label_column: str | None = None,
+    progress: bool = True,
+) -> dict[str, dict[str, Any]]:
+    """Attack many heads on one frozen backbone, each as ``attack`` would alone, at little more than the cost of one.
+
+    For each example all heads are attacked one after the other, over one memory of the backbone's features by tokens:
+    what an earlier head has asked for costs a later one its own few layers only.
+
+    Args:
+        model: has ``features(**inputs)``, as ours do.
+        heads: from features to logits, by name; names of a sequence are its positions. Their files go to the folders
+            ``output_dir/name``.
+        tokenizer: of the model.
+        dataset: and all other arguments as for ``attack``.
+
+    Returns:
+        One result JSON per head, by name.
+
+    Raises:
+        TypeError: ``model`` has no ``features``.
+        ValueError: as ``attack``, or for a name that is no file name.
+    """
+    if not hasattr(model, "features"):
+        raise TypeError(f"model must have features(**inputs), but {type(model).__name__} has none: use attack instead")
+    named = dict(heads) if isinstance(heads, Mapping) else {str(place): head for place, head in enumerate(heads)}
+    for name in named:
+        if not name or Path(name).name != name:
+            raise ValueError(f"a head's name must be a file name, but is {name!r}")
+    recipe = resolve_recipe(recipe)
+    options = _Options(recipe, num_examples, how, seed, noise, redraws, query_budget, max_words, progress)
+    examples = _open(dataset, options, split, text_column, label_column)
+    network, tokenizer = _load(model, tokenizer, None, False, dtype)
+    features = TokenFeatures(network, tokenizer, max_length, batch_size)
+    device = next(network.parameters()).device
+    classifiers = {name: TextClassifier(features, head.to(device), options.draws) for name, head in named.items()}
+    folders = {name: None if output_dir is None else Path(output_dir) / name for name in named}
+    about = {"model": _name(model), "revision": None, "dtype": str(_dtype(network)).removeprefix("torch.")}
+    return _run(classifiers, folders, examples, options, about)
+
+
+def wrapper(
+    model: nn.Module | str | Path,
+    tokenizer: Any = None,
+    *,
+    noise: str = "mean",
+    max_length: int | None = None,
+    batch_size: int = 32,
+    dtype: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Any:
+    """A checkpoint as a ``textattack.models.wrappers.ModelWrapper``, for TextAttack's Python API and command line.
+
+    Arguments, and what is raised, as for ``attack``.
+
+    Example:
+        >>> recipe = textattack.attack_recipes.PWWSRen2019.build(wrapper("user/vub-bert-imdb"))  # doctest: +SKIP
+    """
+    base = textattack_compat.load().models.wrappers.ModelWrapper
+    network, tokenizer = _load(model, tokenizer, revision, trust_remote_code, dtype)
+    network.eval()
+    wrapped = type("HeadWrapper", (TextClassifier, base), {"__module__": __name__})
+    return wrapped(TokenFeatures(network, tokenizer, max_length, batch_size), draws=parse_noise(noise))
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What is asked for, checked before anything is loaded."""
+
+    recipe: str
+    num_examples: int
+    how: str
+    seed: int
+    noise: str
+    redraws: int
+    query_budget: int | None
+    max_words: int
+    progress: bool
+
+    def __post_init__(self) -> None:
+        parse_noise(self.noise)
+        for name in ("num_examples", "redraws", "query_budget", "max_words"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name} must be a whole number of at least 1, but is {value!r}")
+        if self.how not in ("stratified", "first"):
+            raise ValueError(f"how must be 'stratified' or 'first', but is {self.how!r}")
+
+    @property
+    def draws(self) -> int:
+        return parse_noise(self.noise)
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """The texts of a run, with their row numbers in the data set."""
+
+    name: str
+    rows: list[int]
+    texts: list[str]
+    labels: list[int]
+    num_classes: int | None
+
+    def __iter__(self) -> Iterator[tuple[int, str, int]]:
+        return zip(self.rows, self.texts, self.labels, strict=True)
+
+    def digest(self) -> str:
+        return hashlib.sha256(repr((self.rows, self.texts, self.labels)).encode()).hexdigest()[:16]
+
+
+def _open(dataset: Any, options: _Options, split: str, text_column: str | None, label_column: str | None) -> _Examples:
+    """The sample of a data set that a run attacks."""
+    name = type(dataset).__name__
+    if isinstance(dataset, (str, Path)):
+        name = str(dataset)
+        splits = load_splits(dataset, text_column=text_column, label_column=label_column)
+        if split not in splits:
+            raise ValueError(f"split must be one of {', '.join(splits)} in {name}, but is {split!r}")
+        dataset, text_column, label_column = splits[split], "text", "label"
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"dataset must be a name, a path or a datasets.Dataset, but is a {type(dataset).__name__}")
+    columns = dataset.column_names
+    text_column = text_column or "text"
+    label_column = label_column or ("label" if "label" in columns else "labels")
+    for argument, column in (("text_column", text_column), ("label_column", label_column)):
+        if column not in columns:
+            raise ValueError(f"dataset has no column {column!r}, only {', '.join(columns)}: name one with {argument}")
+    if not len(dataset):
+        raise ValueError(f"dataset {name} has no rows")
+    labels = read_labels(dataset, label_column)
+    numbered = Dataset.from_dict({"label": labels, "row": range(len(labels))})
+    rows = subset(numbered, options.num_examples, options.seed, options.how)["row"][:]
+    texts = dataset.select_columns([text_column]).select(rows)[:][text_column]
+    feature = dataset.features[label_column]
+    return _Examples(
+        name,
+        list(rows),
+        [clean_text(text) if isinstance(text, str) else "" for text in texts],
+        [int(labels[row]) for row in rows],
+        feature.num_classes if isinstance(feature, ClassLabel) else None,
+    )
+
+
+def _load(
+    model: nn.Module | str | Path, tokenizer: Any, revision: str | None, trust_remote_code: bool, dtype: str | None
+) -> tuple[Any, Any]:
+    """Model and tokenizer; a model that is given is never changed, so another dtype takes a copy of it."""
+    from accelerate import PartialState
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    if dtype not in (None, "float32", "bfloat16"):
+        raise ValueError(f"dtype must be None, 'float32' or 'bfloat16', but is {dtype!r}")
+    given = isinstance(model, nn.Module)
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    if tokenizer is None:
+        if given:
+            raise ValueError("tokenizer is None, which is only possible where model is a folder or a Hub id")
+        tokenizer = str(model)
+    if isinstance(tokenizer, (str, Path)):
+        tokenizer = AutoTokenizer.from_pretrained(str(tokenizer), **options)
+    network: Any = model
+    if not given:
+        network = AutoModelForSequenceClassification.from_pretrained(str(model), **options)
+        network = network.to(PartialState().device)
+    if dtype is not None and _dtype(network) != getattr(torch, dtype):
+        network = copy.deepcopy(network) if given else network
+        getattr(network, "backbone", network).to(getattr(torch, dtype))
+    return network, tokenizer
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next(parameter.dtype for parameter in getattr(model, "backbone", model).parameters())
+
+
+def _name(model: nn.Module | str | Path) -> str:
+    if isinstance(model, nn.Module):
+        return str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
+    return str(model)
+
+
+def _run(
+    classifiers: dict[str, TextClassifier],
+    folders: Mapping[str, str | Path | None],
+    examples: _Examples,
+    options: _Options,
+    about: dict[str, Any],
+) -> dict[str, dict[str, Any]]:
+    """Attack every example with every head, on this process's share of the examples, and gather the results."""
+    from accelerate import PartialState
+    from tqdm.auto import tqdm
+
+    state = PartialState()
+    sources = nltk_resources.check(options.recipe)
+    features = next(iter(classifiers.values())).features
+    common = {
+        "kind": "text_attack",
+        **about,
+        "dataset": examples.name,
+        "attack": options.recipe,
+        "seed": options.seed,
+        "how": options.how,
+        "noise": options.noise,
+        "max_length": features.max_length,
+        "query_budget": options.query_budget,
+        "max_words": options.max_words,
+        "redraws": options.redraws if options.draws else 0,
+        "num_examples": len(examples.rows),
+        "rows": examples.digest(),
+        **sources,
+    }
+    with ExitStack() as stack:
+        stack.enter_context(textattack_compat.quiet())
+        stack.enter_context(textattack_compat.no_downloads())
+        for network in (features.model, *(classifier.head for classifier in classifiers.values())):
+            if network is not None:
+                stack.enter_context(frozen(network))
+        for classifier in classifiers.values():
+            _check_classes(classifier, examples)
+        backbone = _digest(features.model)
+        logs = {
+            name: _Log(folders[name], {**common, "weights": [backbone, _digest(classifier.head)]}, state)
+            for name, classifier in classifiers.items()
+        }
+        mine = list(examples)[state.process_index :: state.num_processes]
+        first = next(iter(classifiers.values()))
+        searcher = Searcher(options.recipe, first, options.redraws, options.query_budget, options.max_words)
+        bar = stack.enter_context(
+            tqdm(mine, unit="text", disable=None if options.progress and state.is_main_process else True)
+        )
+        for row, text, label in bar:
+            for name, classifier in classifiers.items():
+                if row not in logs[name].records:
+                    with seeded(options.seed, row):
+                        logs[name].add({"index": row, "label": label, **searcher.attack(classifier, text, label)})
+                    classifier.clear()
+            features.clear()
+            bar.set_postfix_str(_running(logs.values()), refresh=False)
+    results = {}
+    for name, log in logs.items():
+        records = log.finish(examples.rows)
+        shown = {key: value for key, value in log.settings.items() if key != "redraws"}
+        result = {**provenance(), **shown, **_summary(records, options)}
+        result["seconds"] = sum(record["seconds"] for record in records)
+        if log.path is not None and state.is_main_process:
+            write_json(log.path / "result.json", result)
+        results[name] = result
+    return results
+
+
+class _Log:
+    """The files of one run: what it is, and its records as they are made."""
+
+    def __init__(self, path: str | Path | None, settings: dict[str, Any], state: Any):
+        self.path = None if path is None else Path(path)
+        self.settings = settings
+        self.state = state
+        self.records: dict[int, dict[str, Any]] = {}
+        if self.path is None:
+            if state.num_processes > 1:
+                raise ValueError("output_dir is None, but several processes meet in their files: give a folder")
+            return
+        known = self.path / "run.json"
+        if known.exists():
+            before = read_json(known)
+            for key, value in settings.items():
+                if before.get(key) != value and key != "model":
+                    raise ValueError(
+                        f"{self.path} holds a run with {key}={before.get(key)!r}, and this one has {key}={value!r}: "
+                        "give another output_dir, or remove that folder"
+                    )
+        elif state.is_main_process:
+            write_json(known, settings)
+        self._read()
+        state.wait_for_everyone()
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Keep the record of a finished example."""
+        self.records[record["index"]] = record
+        if self.path is not None:
+            rank = self.state.process_index
+            append_record(self.path / (f"records-{rank}.jsonl" if rank else "records.jsonl"), record)
+
+    def finish(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """The records of all processes in the order of the sample, with their files merged into one."""
+        if self.path is not None:
+            self.state.wait_for_everyone()
+            self._read()
+            self.state.wait_for_everyone()
+        ordered = [self.records[row] for row in rows]
+        if self.path is not None and self.state.is_main_process:
+            _write_records(self.path / "records.jsonl", ordered)
+            for part in self.path.glob("records-*.jsonl"):
+                part.unlink()
+        return ordered
+
+    def _read(self) -> None:
+        assert self.path is not None
+        for part in sorted(self.path.glob("records*.jsonl")):
+            self.records.update((record["index"], record) for record in read_records(part))
+
+
+def _write_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    import json
+
+    write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+
+
+def _check_classes(classifier: TextClassifier, examples: _Examples) -> None:
+    """Refuse labels that the model has not, before the attack starts."""
+    classes = classifier(["a"]).shape[-1]
+    classifier.clear()
+    highest = max(examples.labels)
+    if highest >= classes or min(examples.labels) < 0 or (examples.num_classes or classes) != classes or classes < 2:
+        told = f"has {examples.num_classes} classes" if examples.num_classes else f"has labels up to {highest}"
+        raise ValueError(f"the model has {classes} classes, but dataset {examples.name} {told}: they do not fit")
+
+
+def _digest(model: nn.Module | None) -> str:
+    """A short hash of all weights, so that records of a model that was trained further are never resumed."""
+    digest = hashlib.blake2b(digest_size=8)
+    tensors: dict[str, Tensor] = {} if model is None else model.state_dict()
+    for name, tensor in tensors.items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _running(logs: Any) -> str:
+    records = [record for log in logs for record in log.records.values() if record["status"] == "attacked"]
+    return f"success {sum(record['success'] for record in records)}/{len(records)}"
+
+
+def _summary(records: Sequence[dict[str, Any]], options: _Options) -> dict[str, Any]:
+    """The figures of a run from its records alone."""
+    reasons = Counter(record["status"] for record in records if record["status"].startswith("skipped"))
+    kept = [record for record in records if not record["status"].startswith("skipped")]
+    if not kept:
+        raise ValueError(f"no text could be attacked; {next(iter(reasons), 'there was none')}")
+    tried = [record for record in kept if record["status"] == "attacked"]
+    wins = [record for record in tried if record["success"]]
+    figures = attack_summary(
+        [record["prediction"] == record["label"] for record in kept],
+        [record["status"] == "attacked" and not record["success"] for record in kept],
+    )
+    summary = {
+        **figures,
+        "num_skipped": len(records) - len(kept),
+        "skipped": {reason.removeprefix("skipped: "): count for reason, count in sorted(reasons.items())},
+        "attack_success_interval": list(wilson_interval(len(wins), len(tried))),
+        "words_perturbed_mean": _mean([record["words_perturbed"] for record in wins]),
+        "queries_mean": _mean([record["queries"] for record in tried]),
+    }
+    if options.draws:
+        summary["redraws"] = {
+            "draws": options.redraws,
+            **_redrawn("accuracy_under_attack", [1 - record["redraws_wrong"] / options.redraws for record in kept]),
+            **_redrawn("attack_success_rate", [record["redraws_wrong"] / options.redraws for record in tried]),
+        }
+    return summary
+
+
+def _redrawn(name: str, shares: list[float]) -> dict[str, Any]:
+    """A rate over fresh draws; the interval is over texts, each with the share of its draws as one observation."""
+    if len(set(shares)) > 1:
+        interval = bootstrap_interval(shares, resamples=2000)
+    else:
+        interval = wilson_interval(round(sum(shares)), len(shares))
+    return {name: _mean(shares), f"{name}_interval": list(interval)}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

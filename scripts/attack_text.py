@@ -1,0 +1,80 @@
+"""Attack a text classifier, ours or a stock one, and write one JSON with its accuracy under attack.
+
+    python scripts/attack_text.py --model user/vub-bert-imdb --dataset imdb --recipe deepwordbug --output_dir runs/dwb
+    python scripts/attack_text.py --model runs/my-model --dataset reviews.parquet --recipe pwws --num_examples 100
+    accelerate launch scripts/attack_text.py --model ... --dataset ... --output_dir runs/pwws --recipe pwws
+
+The output folder holds result.json, records.jsonl (one line per text) and run.json. The same command after a kill goes
+on where it stopped and ends with the same result. Several processes share the texts between them.
+
+Recipes: deepwordbug, pwws, or the class name of any TextAttack recipe against classifiers. DeepWordBug reads NLTK's
+stopwords and PWWS also its WordNet: --prefetch gets both while there is a network, and says what to do without one.
+"""
+
+import sys
+from dataclasses import dataclass, field
+
+from hf_vub.command_line import command, parse
+
+SHOWN = (
+    *("model", "dataset", "attack", "noise", "num_examples", "num_skipped", "clean_accuracy"),
+    *("accuracy_under_attack", "attack_success_rate", "attack_success_interval"),
+    *("words_perturbed_mean", "queries_mean", "stopwords", "seconds"),
+)
+
+
+@dataclass
+class Arguments:
+    """What to attack, and how."""
+
+    model: str = field(default="", metadata={"help": "Folder or Hub id of a sequence classifier."})
+    dataset: str = field(default="", metadata={"help": "Name on the Hub, parquet/CSV/JSON file, or folder of these."})
+    recipe: str = field(default="deepwordbug", metadata={"help": "deepwordbug, pwws or a TextAttack class name."})
+    output_dir: str | None = field(default=None, metadata={"help": "Folder of the run; one found there is resumed."})
+    num_examples: int = field(default=200, metadata={"help": "Texts to attack."})
+    how: str = field(default="stratified", metadata={"help": "stratified (seeded, by class) or first (as the paper)."})
+    seed: int = field(default=0, metadata={"help": "Of the sample and of the attack."})
+    noise: str = field(default="mean", metadata={"help": "Declared predictor: mean, sampled or averaged:K."})
+    max_length: int | None = field(default=None, metadata={"help": "Tokens per text; the tokenizer's own by default."})
+    batch_size: int = field(default=32, metadata={"help": "Texts of max_length tokens per forward pass."})
+    bf16: bool = field(default=False, metadata={"help": "Run the backbone in bfloat16."})
+    query_budget: int | None = field(default=None, metadata={"help": "Queries per text; no limit by default."})
+    split: str = field(default="test", metadata={"help": "Split of the data set."})
+    text_column: str | None = field(default=None, metadata={"help": "Where its name is not recognised."})
+    label_column: str | None = field(default=None, metadata={"help": "Where its name is not recognised."})
+    revision: str | None = field(default=None, metadata={"help": "Of the model on the Hub."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
+    prefetch: bool = field(default=False, metadata={"help": "Only fetch what DeepWordBug and PWWS read."})
+
+
+@command
+def main() -> None:
+    """Parse, attack, print."""
+    (arguments,) = parse(Arguments)
+    if arguments.prefetch:
+        from hf_vub.nltk_resources import prefetch
+
+        for name, source in prefetch().items():
+            print(f"{name}: {source}")
+        return
+    for name in ("model", "dataset"):
+        if not getattr(arguments, name):
+            raise ValueError(f"--{name} is missing: see --help")
+    from hf_vub.attack_text import attack
+
+    options = {name: value for name, value in vars(arguments).items() if name not in ("prefetch", "bf16")}
+    result = attack(tokenizer=None, dtype="bfloat16" if arguments.bf16 else None, **options)
+    for name in SHOWN:
+        print(f"{name:24}{_shown(result[name])}")
+    if arguments.output_dir is None:
+        sys.stderr.write("nothing was saved: name an --output_dir to keep the result and its records\n")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list):
+        return " to ".join(map(_shown, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()

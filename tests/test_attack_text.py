@@ -1,0 +1,623 @@
+"""Text attacks: the same outcomes as TextAttack's own wrapper, exact resuming, honest noise, and rubbish reported."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import mini_wordnet
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Value
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
+
+from hf_vub import VUBForSequenceClassification, nltk_resources
+from hf_vub.pixels import seeded
+from hf_vub.results import read_json, read_records
+from hf_vub.tokens import TextClassifier, TokenFeatures
+
+pytest.importorskip("textattack", reason="text attacks are an optional extra")
+ROOT = Path(__file__).resolve().parents[1]
+
+GOOD = ["good", "great", "superb", "charming", "moving", "witty"]
+BAD = ["bad", "poor", "awful", "clumsy", "dull", "tired"]
+NEUTRAL = ["film", "movie", "plot", "actor", "scene", "ending", "music", "story", "watched", "evening", "cinema"]
+SYNSETS = {
+    "adj": [["good", "superb", "nice"], ["great", "dull"], ["bad", "poor", "witty"], ["awful", "charming"]],
+    "noun": [["film", "movie"], ["plot", "story"]],
+}
+
+
+def reviews(rows, seed=0):
+    """Sentences whose label is the sign of their adjectives."""
+    rng = np.random.default_rng(seed)
+    texts, labels = [], []
+    for _ in range(rows):
+        label = int(rng.integers(2))
+        words = list(rng.choice(NEUTRAL, rng.integers(4, 12))) + list(rng.choice(GOOD if label else BAD, 2))
+        words += list(rng.choice(BAD if label else GOOD, rng.integers(2)))
+        rng.shuffle(words)
+        texts.append(f"The {' '.join(words)}.")
+        labels.append(label)
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["neg", "pos"])})
+    return Dataset.from_dict({"text": texts, "label": labels}, features=features)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    pieces = [*"abcdefghijklmnopqrstuvwxyz", *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"), ".", "the"]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *pieces, *GOOD, *BAD, *NEUTRAL]
+    backend = Tokenizer(models.WordPiece({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer()
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=24, **special)
+
+
+@pytest.fixture(scope="module")
+def victim(tokenizer):
+    """A tiny BERT that has learnt what the adjectives mean."""
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=32, num_labels=2, **size)
+    return train(BertForSequenceClassification(config), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def noisy(victim, tokenizer, tmp_path_factory):
+    """The same with an information bottleneck whose noise can be felt."""
+    folder = tmp_path_factory.mktemp("victim")
+    victim.save_pretrained(folder)
+    torch.manual_seed(0)
+    model = VUBForSequenceClassification.from_pretrained(folder, objective="vib", beta=1e-2, num_train_samples=1)
+    return train(model, tokenizer)
+
+
+def train(model, tokenizer, steps=60):
+    data = reviews(512, seed=1)
+    batch = tokenizer(data["text"][:], padding=True, truncation=True, return_tensors="pt")
+    batch.pop("token_type_ids", None)
+    labels = torch.tensor(data["label"][:])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    model.train()
+    for step in range(steps):
+        rows = torch.arange(step * 64, (step + 1) * 64) % len(labels)
+        loss = model(**{name: values[rows] for name, values in batch.items()}, labels=labels[rows]).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fresh_machine(tmp_path_factory):
+    """No home, no NLTK data but a small WordNet in Debian's format: what a test finds, it finds on any machine."""
+    import nltk
+
+    folder = tmp_path_factory.mktemp("machine")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nltk.data, "path", [])
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setenv("WNSEARCHDIR", str(mini_wordnet.write(folder / "wordnet", SYNSETS)))
+        patch.setattr(nltk_resources, "WORDNET_FOLDER", str(folder / "nothing"))
+        yield folder
+
+
+@pytest.fixture
+def api(fresh_machine):
+    """The module under test, imported once the machine is fresh."""
+    from hf_vub import attack_text
+
+    return attack_text
+
+
+@pytest.fixture
+def run(api, victim, tokenizer):
+    """An attack on eight reviews, with whatever a test changes."""
+
+    def attack(**options):
+        options = {"recipe": "deepwordbug", "dataset": reviews(40), "num_examples": 8, "progress": False, **options}
+        return api.attack(options.pop("model", victim), options.pop("tokenizer", tokenizer), **options)
+
+    return attack
+
+
+def timeless(content):
+    """A result or record without what differs between equal runs."""
+    return {key: value for key, value in content.items() if key not in ("seconds", "command", "commit")}
+
+
+def records(folder):
+    return [timeless(record) for record in read_records(folder / "records.jsonl")]
+
+
+# The same outcomes as TextAttack alone
+
+
+@pytest.mark.parametrize("recipe", ["DeepWordBugGao2018", "PWWSRen2019"])
+def test_outcomes_equal_those_of_textattacks_own_wrapper(run, victim, tokenizer, recipe, tmp_path):
+    from hf_vub import textattack_compat
+
+    data = reviews(40)
+    run(recipe=recipe, num_examples=40, output_dir=tmp_path)
+    textattack = textattack_compat.load()
+    stock = textattack.models.wrappers.HuggingFaceModelWrapper(victim, tokenizer)
+    with textattack_compat.quiet(), textattack_compat.no_downloads():
+        search = getattr(textattack.attack_recipes, recipe).build(stock)
+        kinds = set()
+        for record in records(tmp_path):
+            row = record["index"]
+            with seeded(0, row):
+                result = search.attack(data[row]["text"], data[row]["label"])
+            kinds.add(type(result).__name__)
+            if type(result).__name__ == "SkippedAttackResult":
+                assert record["status"] == "misclassified"
+                continue
+            assert record["success"] == (type(result).__name__ == "SuccessfulAttackResult")
+            assert record["perturbed_text"] == result.perturbed_result.attacked_text.text
+            assert record["queries"] == result.num_queries
+    assert "SuccessfulAttackResult" in kinds
+    assert len(kinds) > 1
+
+
+def test_figures_follow_from_the_records(run, tmp_path):
+    result = run(output_dir=tmp_path, num_examples=40)
+    rows = records(tmp_path)
+    right = [row for row in rows if row["prediction"] == row["label"]]
+    won = [row for row in right if row["success"]]
+    assert 0 < len(won) < len(rows)
+    assert result["clean_accuracy"] == len(right) / 40
+    assert result["accuracy_under_attack"] == (len(right) - len(won)) / 40
+    assert result["attack_success_rate"] == len(won) / len(right)
+    assert result["queries_mean"] == sum(row["queries"] for row in right) / len(right)
+    assert result["words_perturbed_mean"] == sum(row["words_perturbed"] for row in won) / len(won)
+    assert all(row["perturbed_prediction"] != row["label"] for row in won)
+    assert result["attack_success_interval"][0] < result["attack_success_rate"] < result["attack_success_interval"][1]
+    expected = {"schema": 1, "kind": "text_attack", "attack": "DeepWordBugGao2018", "noise": "mean", "num_examples": 40}
+    assert expected.items() <= result.items()
+    assert result["stopwords"] == "scikit-learn"
+    assert {"versions", "command", "seconds", "model", "dataset", "seed"} <= result.keys()
+    assert timeless(read_json(tmp_path / "result.json")) == timeless(json.loads(json.dumps(result)))
+
+
+def test_figures_by_hand(api):
+    options = SimpleNamespace(draws=0, redraws=20)
+    attacked = {"status": "attacked", "prediction": 1, "label": 1}
+    result = api._summary(
+        [
+            {**attacked, "success": True, "words_perturbed": 2, "queries": 10},
+            {**attacked, "success": True, "words_perturbed": 4, "queries": 30},
+            {**attacked, "success": False, "words_perturbed": 9, "queries": 50},
+            {"status": "misclassified", "prediction": 0, "label": 1},
+            {"status": "skipped: the text has no words", "label": 0},
+        ],
+        options,
+    )
+    assert (result["num_examples"], result["num_attacked"], result["num_successes"]) == (4, 3, 2)
+    assert (result["clean_accuracy"], result["accuracy_under_attack"]) == (0.75, 0.25)
+    assert result["attack_success_rate"] == pytest.approx(2 / 3)
+    assert (result["words_perturbed_mean"], result["queries_mean"]) == (3.0, 30.0)
+    assert result["skipped"] == {"the text has no words": 1}
+
+
+# Resuming
+
+
+def test_a_killed_run_ends_as_an_undisturbed_one(run, api, tmp_path, monkeypatch):
+    undisturbed = run(output_dir=tmp_path / "whole")
+    search, calls = api.Searcher.attack, []
+
+    def killed(*args):
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return search(*args)
+
+    monkeypatch.setattr(api.Searcher, "attack", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(output_dir=tmp_path / "killed")
+    with open(tmp_path / "killed" / "records.jsonl", "a") as file:
+        file.write('{"index": 3, "unfini')  # a kill in the middle of a line
+    resumed = run(output_dir=tmp_path / "killed")
+    assert len(calls) == 4 + 5  # three were finished, and are not attacked again
+    assert timeless(resumed) == timeless(undisturbed)
+    assert records(tmp_path / "killed") == records(tmp_path / "whole")
+
+
+def test_each_example_has_its_own_random_state(run, tmp_path):
+    run(num_examples=40, output_dir=tmp_path / "all")
+    run(num_examples=5, output_dir=tmp_path / "few")
+    every = {record["index"]: record for record in records(tmp_path / "all")}
+    assert [every[record["index"]] for record in records(tmp_path / "few")] == records(tmp_path / "few")
+
+
+def test_the_callers_random_state_is_left_alone(run):
+    torch.manual_seed(5)
+    np.random.seed(5)
+    wanted = (torch.rand(1), np.random.rand())
+    torch.manual_seed(5)
+    np.random.seed(5)
+    run(num_examples=2)
+    assert (torch.rand(1), np.random.rand()) == wanted
+
+
+def test_records_of_another_run_are_refused(run, tmp_path):
+    run(output_dir=tmp_path, num_examples=2)
+    with pytest.raises(ValueError, match="holds a run with seed=0, and this one has seed=1"):
+        run(output_dir=tmp_path, num_examples=2, seed=1)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_examples(run, noisy, tokenizer, tmp_path, fresh_machine):
+    noisy.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    reviews(40).to_parquet(tmp_path / "test.parquet")
+    options = {"recipe": "deepwordbug", "num_examples": 9, "output_dir": tmp_path / "two"}
+    script = [str(ROOT / "scripts/attack_text.py"), "--model", "model", "--dataset", "test.parquet"]
+    script += [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", *script]
+    environment = {key: value for key, value in os.environ.items() if key != "NLTK_DATA"}
+    environment |= {"PYTHONPATH": str(ROOT), "HOME": str(fresh_machine)}
+    found = subprocess.run(launch, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    alone = run(model=noisy, dataset=str(tmp_path / "test.parquet"), **{**options, "output_dir": tmp_path / "one"})
+    assert records(tmp_path / "two") == records(tmp_path / "one")
+    assert read_json(tmp_path / "two" / "result.json")["queries_mean"] == alone["queries_mean"]
+
+
+# Many heads on one backbone
+
+
+def test_each_heads_outcome_equals_attacking_it_alone(api, noisy, tokenizer, tmp_path):
+    heads = {}
+    for name, scale in (("a", 1.0), ("b", 0.5), ("c", 2.0)):
+        heads[name] = type(noisy.head)(noisy.head.feature_size, 2)
+        heads[name].load_state_dict(noisy.head.state_dict())
+        with torch.no_grad():
+            heads[name].bottleneck_encoder[0].weight.mul_(scale).add_(0.1 * torch.randn(16, 16))
+    options = {"num_examples": 10, "recipe": "pwws", "progress": False}
+    together = api.attack_heads(noisy, heads, tokenizer, reviews(40), output_dir=tmp_path, **options)
+    assert list(together) == ["a", "b", "c"]
+    original = noisy.head
+    outcomes = []
+    for name, head in heads.items():
+        noisy.head = head
+        alone = api.attack(noisy, tokenizer, reviews(40), output_dir=tmp_path / "alone" / name, **options)
+        assert records(tmp_path / name) == records(tmp_path / "alone" / name)
+        outcomes.append(records(tmp_path / name))
+        ignored = ("weights", "rows")
+        for key, value in timeless(alone).items():
+            assert key in ignored or together[name][key] == value
+    noisy.head = original
+    assert outcomes[0] != outcomes[2]
+
+
+def test_heads_share_what_the_backbone_computes(noisy, tokenizer):
+    features = TokenFeatures(noisy, tokenizer)
+    texts = reviews(20)["text"][:]
+    first = TextClassifier(features)
+    again = TextClassifier(features, type(noisy.head)(noisy.head.feature_size, 2))
+    first(texts)
+    computed = features.computed
+    assert again(texts).shape == (20, 2)
+    assert features.computed == computed == len(set(texts))
+
+
+def test_a_stock_model_has_no_heads_to_swap(api, victim, tokenizer):
+    with pytest.raises(TypeError, match=r"features\(\*\*inputs\), but BertForSequenceClassification has none"):
+        api.attack_heads(victim, [torch.nn.Linear(16, 2)], tokenizer, reviews(4))
+
+
+# Noise
+
+
+def test_a_sampled_predictor_draws_afresh_and_is_scored_again(run, noisy, tmp_path):
+    result = run(model=noisy, noise="sampled", redraws=16, output_dir=tmp_path, num_examples=12)
+    again = result["redraws"]
+    assert (result["noise"], again["draws"]) == ("sampled", 16)
+    rows = records(tmp_path)
+    tried = [row for row in rows if row["status"] == "attacked"]
+    assert again["attack_success_rate"] == pytest.approx(sum(row["redraws_wrong"] for row in tried) / 16 / len(tried))
+    under = sum(16 - row["redraws_wrong"] for row in rows) / 16 / len(rows)
+    assert again["accuracy_under_attack"] == pytest.approx(under)
+    low, high = again["attack_success_rate_interval"]
+    assert low <= again["attack_success_rate"] <= high
+    assert timeless(run(model=noisy, noise="sampled", redraws=16, num_examples=12)) == timeless(result)
+
+
+def test_the_declared_predictor_is_what_is_asked(noisy, tokenizer):
+    features = TokenFeatures(noisy, tokenizer)
+    texts = ["The good film."] * 3
+    noisy.head.num_eval_samples = 5  # what a checkpoint may say about itself
+    mean = TextClassifier(features)(texts)
+    noisy.head.num_eval_samples = 0
+    assert torch.equal(mean[0], mean[1])
+    sampled = TextClassifier(features, draws=1)(texts)
+    averaged = TextClassifier(features, draws=4000)(texts)
+    assert not torch.equal(sampled[0], sampled[1])
+    expected = noisy.head(features(features.encode(texts)), num_samples=4000).logits
+    torch.testing.assert_close(averaged, expected.detach(), atol=0.1, rtol=0.1)
+
+
+def test_noise_of_a_model_that_has_none_is_refused(run):
+    with pytest.raises(ValueError, match="BertForSequenceClassification has no noise: use noise='mean'"):
+        run(noise="averaged:4")
+
+
+# Tokens
+
+
+def test_batches_give_what_single_texts_give(victim, tokenizer):
+    texts = [*reviews(30)["text"][:], "good", ""]
+    batched = TextClassifier(TokenFeatures(victim, tokenizer, max_length=20, batch_size=3))(texts)
+    encoded = [tokenizer(text, truncation=True, max_length=20, return_tensors="pt") for text in texts]
+    single = torch.cat([victim(**inputs).logits.detach() for inputs in encoded])
+    torch.testing.assert_close(batched, single, atol=1e-5, rtol=1e-5)
+
+
+def test_batches_pad_on_the_tokenizers_side_and_no_further_than_needed(victim, tokenizer):
+    left = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, pad_token="[PAD]", padding_side="left")
+    features = TokenFeatures(victim, left, max_length=20, batch_size=2)
+    inputs = features.collate(features.encode(["good film", "good"]))
+    expected = left(["good film", "good"], padding=True, return_tensors="pt")
+    assert inputs.keys() == expected.keys()
+    assert all(torch.equal(inputs[name], expected[name]) for name in inputs)
+    keys = features.encode([*reviews(30)["text"][:], *["good"] * 20])
+    sizes = [[features._decode(key).shape[1] for key in batch] for batch in features._batches(keys)]
+    flat = [size for batch in sizes for size in batch]
+    assert flat == sorted(flat, reverse=True)
+    assert all(len(batch) * max(batch) <= 2 * 20 for batch in sizes)
+    assert max(map(len, sizes)) > 2
+
+
+def test_equal_tokens_are_computed_once_and_answered_alike(victim, tokenizer):
+    features = TokenFeatures(victim, tokenizer, max_length=6)
+    classifier = TextClassifier(features)
+    logits = classifier(["good plot film movie evening", "GOOD plot film movie cinema", "bad plot"])
+    assert features.computed == 2  # upper case and whatever is cut off do not reach the model
+    assert torch.equal(logits[0], logits[1])
+    assert torch.equal(classifier(["good plot film movie music"])[0], logits[0])
+    assert features.computed == 2
+
+
+def test_memory_is_bounded(victim, tokenizer):
+    features = TokenFeatures(victim, tokenizer, limit=10)
+    classifier = TextClassifier(features)
+    expected = TextClassifier(TokenFeatures(victim, tokenizer))(reviews(30)["text"][:])
+    for start in range(0, 30, 6):
+        found = classifier(reviews(30)["text"][start : start + 6])
+        torch.testing.assert_close(found, expected[start : start + 6])
+    assert max(len(features._keys), len(features._rows), len(classifier._known)) <= 10
+
+
+def test_a_batch_that_does_not_fit_is_halved(victim, tokenizer, monkeypatch):
+    features = TokenFeatures(victim, tokenizer, batch_size=8)
+    run, sizes = features.run, []
+
+    def small(inputs):
+        sizes.append(len(inputs["input_ids"]))
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return run(inputs)
+
+    monkeypatch.setattr(features, "run", small)
+    texts = reviews(20)["text"][:]
+    torch.testing.assert_close(
+        TextClassifier(features)(texts), TextClassifier(TokenFeatures(victim, tokenizer))(texts), atol=1e-5, rtol=1e-5
+    )
+    assert max(sizes[-3:]) <= 2
+
+
+def test_bfloat16_leaves_the_given_model_alone(run, noisy, victim):
+    result = run(model=noisy, dtype="bfloat16", num_examples=3)
+    assert result["dtype"] == "bfloat16"
+    assert {parameter.dtype for parameter in noisy.parameters()} == {torch.float32}
+    assert run(model=victim, dtype="bfloat16", num_examples=3)["dtype"] == "bfloat16"
+    assert not noisy.training
+    assert all(parameter.requires_grad for parameter in noisy.parameters())
+
+
+def test_the_gradient_is_that_of_the_predicted_class(api, victim, tokenizer):
+    wrapped = api.wrapper(victim, tokenizer)
+    found = wrapped.get_grad("The good film.")
+    ids = tokenizer("The good film.", return_tensors="pt")["input_ids"]
+    embedded = victim.get_input_embeddings()(ids).detach().requires_grad_()
+    logits = victim(inputs_embeds=embedded).logits
+    torch.nn.functional.cross_entropy(logits, logits.argmax(-1)).backward()
+    assert found["ids"] == ids[0].tolist()
+    np.testing.assert_allclose(found["gradient"], embedded.grad[0].numpy(), atol=1e-6)
+    assert wrapped.tokenize(["good dog"], strip_prefix=True) == [["[CLS]", "good", "d", "o", "g", "[SEP]"]]
+
+
+# TextAttack's own interfaces
+
+
+def test_textattacks_python_api_takes_the_wrapper(api, noisy, tokenizer, tmp_path):
+    from hf_vub import textattack_compat
+
+    textattack = textattack_compat.load()
+    noisy.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    wrapped = api.wrapper(tmp_path)
+    assert isinstance(wrapped, textattack.models.wrappers.ModelWrapper)
+    search = textattack.attack_recipes.DeepWordBugGao2018.build(wrapped)
+    result = search.attack("The good superb film.", 1)
+    assert result.num_queries > 1
+
+
+@pytest.mark.parametrize("flair", ["broken", pytest.param("real", marks=pytest.mark.slow)])
+def test_textattacks_command_line_takes_a_file_of_two_lines(noisy, tokenizer, tmp_path, fresh_machine, flair):
+    """``textattack attack --model-from-file``, offline, in an empty home; with a flair that cannot be imported too."""
+    noisy.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    work = tmp_path / "work"
+    work.mkdir()
+    (tmp_path / "model.py").write_text(
+        f"from hf_vub.attack_text import wrapper\nmodel = wrapper({str(tmp_path / 'model')!r})\n"
+    )
+    rows = [(row["text"], row["label"]) for row in reviews(2)]
+    (tmp_path / "data.py").write_text(f"import textattack\ndataset = textattack.datasets.Dataset({rows!r})\n")
+    environment = {key: value for key, value in os.environ.items() if key != "NLTK_DATA"}
+    environment |= {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "hf_vub.textattack_compat"]
+    if flair == "broken":
+        (tmp_path / "flair").mkdir()
+        (tmp_path / "flair" / "__init__.py").write_text("raise ImportError('not on this transformers')\n")
+        environment["PYTHONPATH"] += os.pathsep + str(tmp_path)
+    else:
+        pytest.importorskip("flair.models", reason="no flair for this version of transformers", exc_type=ImportError)
+        nltk_resources.check()
+        environment["NLTK_DATA"] = str(nltk_resources.cache_folder() / "stopwords")
+        marker = tmp_path / ".cache" / "textattack" / "post_install_check_3"
+        marker.parent.mkdir(parents=True)
+        marker.touch()  # TextAttack's sign that it need not download
+        command = [sys.executable, "-m", "textattack"]
+    command += ["attack", "--model-from-file", str(tmp_path / "model.py"), "--recipe", "deepwordbug"]
+    command += ["--dataset-from-file", str(tmp_path / "data.py"), "--num-examples", "2"]
+    found = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert "Number of successful attacks" in found.stdout
+    assert list(work.iterdir()) == []
+
+
+def test_the_stand_in_is_gone_once_textattack_is_imported():
+    from hf_vub import textattack_compat
+
+    textattack_compat.load()
+    flair = sys.modules.get("flair")
+    assert flair is None or getattr(flair, "__file__", None) is not None  # the real one, or none
+    names = textattack_compat._stand_in()
+    assert sorted(names) == ["flair", "flair.data", "flair.models"]
+    with pytest.raises(ImportError, match="tags words with flair"):
+        names["flair.models"].SequenceTagger.load("upos-fast")
+
+
+# Names, files and rubbish
+
+
+def test_the_script_attacks_a_checkpoint_on_a_file(noisy, tokenizer, tmp_path, monkeypatch, capsys):
+    noisy.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    reviews(40).to_parquet(tmp_path / "test.parquet")
+    monkeypatch.chdir(tmp_path)
+    words = "--model model --dataset test.parquet --recipe pwws --num_examples 4 --output_dir run"
+    monkeypatch.setattr(sys, "argv", ["attack_text.py", *words.split()])
+    runpy.run_path(str(ROOT / "scripts" / "attack_text.py"), run_name="__main__")
+    result = read_json(tmp_path / "run" / "result.json")
+    assert (result["model"], result["dataset"], result["attack"]) == ("model", "test.parquet", "PWWSRen2019")
+    assert (result["stopwords"], result["wordnet"]) == ("scikit-learn", "debian")
+    assert "accuracy_under_attack" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "run", "test.parquet"]
+
+
+def test_rubbish_texts_are_skipped_with_the_reason(run, tmp_path):
+    texts = ["The good film.", "", " ... ", "word " * 20_000, "lone \ud800 surrogate good", "nul \x00 good\u202e 🎬"]
+    frame = {"text": [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts]}
+    data = Dataset.from_dict({**frame, "label": [1, 0, 1, 0, 1, 1]})
+    result = run(dataset=data, num_examples=6, output_dir=tmp_path)
+    statuses = [record["status"] for record in records(tmp_path)]
+    assert statuses[1:4] == [
+        "skipped: the text has no words",
+        "skipped: the text has no words",
+        "skipped: 20000 words are more than max_words=4000",
+    ]
+    assert all(status in ("attacked", "misclassified") for status in (statuses[0], statuses[4], statuses[5]))
+    assert (result["num_examples"], result["num_skipped"]) == (3, 3)
+    assert result["skipped"]["the text has no words"] == 2
+
+
+def test_a_text_that_breaks_the_attack_loses_nothing(run, api, tmp_path, monkeypatch):
+    answer = TextClassifier.__call__
+
+    def broken(self, texts):
+        logits = answer(self, texts)
+        if any("superb" in text for text in texts):
+            raise FloatingPointError("the model's logits are not finite numbers")
+        return logits
+
+    monkeypatch.setattr(TextClassifier, "__call__", broken)
+    data = Dataset.from_dict({"text": ["good film", "superb film", "bad film"], "label": [1, 1, 0]})
+    result = run(dataset=data, num_examples=3, output_dir=tmp_path)
+    assert result["num_skipped"] == 1
+    assert records(tmp_path)[1]["status"] == "skipped: FloatingPointError: the model's logits are not finite numbers"
+
+
+def test_a_query_budget_is_kept(run, tmp_path):
+    run(query_budget=7, output_dir=tmp_path, recipe="pwws")
+    assert all(record["queries"] <= 7 for record in records(tmp_path) if record["status"] == "attacked")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"num_examples": 0}, "num_examples must be a whole number of at least 1, but is 0"),
+        ({"how": "last"}, "how must be 'stratified' or 'first', but is 'last'"),
+        ({"noise": "loud"}, "noise must be 'mean', 'sampled' or 'averaged:k'"),
+        ({"recipe": "NoSuch2020"}, "recipe must be one of deepwordbug, pwws, A2TYoo2021, .*, but is 'NoSuch2020'"),
+        ({"recipe": "MorpheusTan2020"}, "recipe MorpheusTan2020 attacks text generators, not classifiers"),
+        ({"dtype": "float16"}, "dtype must be None, 'float32' or 'bfloat16', but is 'float16'"),
+        ({"max_length": 64}, "max_length is 64, but the model has positions for 32 tokens only"),
+        ({"batch_size": 0}, "batch_size must be at least 1, but is 0"),
+        ({"tokenizer": None}, "tokenizer is None, which is only possible where model is a folder or a Hub id"),
+        ({"dataset": Dataset.from_dict({"body": ["a"], "label": [0]})}, "no column 'text', only body, label: name one"),
+        ({"dataset": Dataset.from_dict({"text": ["a"]})}, "no column 'labels', only text: name one with label_column"),
+        ({"dataset": Dataset.from_dict({"text": ["a b"], "label": [2]})}, "2 classes, but .* has labels up to 2"),
+        ({"dataset": Dataset.from_dict({"text": [], "label": []})}, "has no rows"),
+        ({"dataset": "no/such/folder/here"}, "no/such/folder/here"),
+    ],
+)
+def test_bad_input_is_one_sentence(run, options, sentence):
+    with pytest.raises((ValueError, OSError), match=sentence) as raised:
+        run(**options)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_dataset_of_another_number_of_classes_is_refused(run):
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["a", "b", "c"])})
+    data = Dataset.from_dict({"text": ["good film", "bad film"], "label": [0, 1]}, features=features)
+    with pytest.raises(ValueError, match="the model has 2 classes, but dataset Dataset has 3 classes"):
+        run(dataset=data)
+
+
+def test_a_recipe_whose_resources_cannot_be_had_says_what_it_fetches(run, monkeypatch):
+    from hf_vub import textattack_compat
+
+    def offline(model_wrapper):
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr(textattack_compat.load().attack_recipes.TextFoolerJin2019, "build", offline)
+    with pytest.raises(nltk_resources.ResourceError) as raised:
+        run(recipe="TextFoolerJin2019")
+    assert str(raised.value) == (
+        "recipe TextFoolerJin2019 cannot run on this machine: it fetches counter-fitted word vectors and the Universal "
+        "Sentence Encoder (tensorflow_hub) when it is first used (ConnectionError: no route to host)"
+    )
+
+
+def test_another_recipe_runs_by_its_class_name(run):
+    assert run(recipe="Pruthi2019", num_examples=3)["attack"] == "Pruthi2019"
+
+
+def test_first_takes_the_first_rows(run, tmp_path):
+    run(how="first", num_examples=3, output_dir=tmp_path)
+    assert [record["index"] for record in records(tmp_path)] == [0, 1, 2]
