@@ -1,28 +1,32 @@
 """Robust Hugging Face classifiers with the variational information bottleneck (VIB and VUB)."""
 
-from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification
+from importlib import import_module
+from typing import Any
 
-from .configuration_vub import Objective, VUBConfig
-from .modeling_vub import VUBForImageClassification, VUBForSequenceClassification, VUBOutput
-from .trainer import VUBTrainer, VUBTrainingArguments
+from .registration import register_with_transformers
 from .version import __version__
 
-__all__ = [
-    "Objective",
-    "VUBConfig",
-    "VUBForImageClassification",
-    "VUBForSequenceClassification",
-    "VUBOutput",
-    "VUBTrainer",
-    "VUBTrainingArguments",
-    "__version__",
-]
+# Loaded when first used: transformers' models and trainer take seconds to import.
+_HOMES = {
+    "Objective": "configuration_vub",
+    "VUBConfig": "configuration_vub",
+    "VUBForImageClassification": "modeling_vub",
+    "VUBForSequenceClassification": "modeling_vub",
+    "VUBOutput": "modeling_vub",
+    "VUBTrainer": "trainer",
+    "VUBTrainingArguments": "trainer",
+}
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
 
-AutoConfig.register(VUBConfig.model_type, VUBConfig, exist_ok=True)
-AutoModelForSequenceClassification.register(VUBConfig, VUBForSequenceClassification, exist_ok=True)
-AutoModelForImageClassification.register(VUBConfig, VUBForImageClassification, exist_ok=True)
 
-# A saved checkpoint carries the modelling code, so that trust_remote_code=True loads it without this package.
-VUBConfig.register_for_auto_class()
-VUBForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
-VUBForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
+
+
+register_with_transformers()

@@ -123,3 +123,7 @@ def _integer(name: str, value: Any, lowest: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
         raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {lowest}")
     return value
+
+
+# A saved checkpoint carries this code, so that trust_remote_code=True loads it without the package.
+VUBConfig.register_for_auto_class()

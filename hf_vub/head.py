@@ -83,7 +83,7 @@ class VUBHead(nn.Module):
             WideLinear(feature_size, 2 * latent_size),
             nn.ReLU() if encoder_relu else nn.Identity(),
         )
-        self.bottleneck_classifier = WideLinear(latent_size, num_labels)
+        self.bottleneck_decoder = WideLinear(latent_size, num_labels)
 
     def reset_parameters(self) -> None:
         """Draw every weight anew, as torch initialises a linear layer: uniform within 1/sqrt(fan_in)."""
@@ -102,7 +102,7 @@ class VUBHead(nn.Module):
 
     def classify(self, latent: Tensor) -> Tensor:
         """Logits (..., num_labels) of latent codes (..., latent_size)."""
-        return self.bottleneck_classifier(latent)
+        return self.bottleneck_decoder(latent)
 
     def forward(self, features: Tensor, num_samples: int | None = None) -> HeadOutput:
         """Posterior, draws and logits of features (batch, feature_size).

@@ -4,6 +4,7 @@ The stock classification model stays whole, its own pooling and dense layers inc
 identity, so that what it calls logits are the features, and :class:`~hf_vub.head.VUBHead` turns these into logits.
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,6 +24,8 @@ from .head import VUBHead, WideLinear
 from .image_processing import save_timm_image_processor
 from .information import gaussian_entropy
 from .objectives import objective_loss, objective_terms
+
+_ALIGNMENT = 64  # bytes, what torch gives the tensors that it makes itself
 
 
 @dataclass
@@ -55,11 +58,10 @@ class VUBPreTrainedModel(PreTrainedModel):
 
     config_class = VUBConfig
     base_model_prefix = ""
-    supports_gradient_checkpointing = True
     # The objective is a mean over samples: the Trainer divides it by the accumulation steps itself.
     accepts_loss_kwargs = False
     # Training the bottleneck in half precision loses its small updates, so it loads in float32 beside any backbone.
-    _keep_in_fp32_modules_strict: ClassVar = ["bottleneck_encoder", "bottleneck_classifier"]
+    _keep_in_fp32_modules_strict: ClassVar = ["bottleneck_encoder", "bottleneck_decoder"]
     _no_split_modules: ClassVar = ["VUBHead"]
     # The backbone checks for itself what it supports.
     _supports_sdpa = True
@@ -77,6 +79,7 @@ class VUBPreTrainedModel(PreTrainedModel):
             )
         self.num_labels = config.num_labels
         self.backbone = self._stock_class.from_config(config.backbone_config)
+        self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing
         self.head = VUBHead(
             feature_size=replace_classifier(self.backbone).in_features,
             num_labels=config.num_labels,
@@ -86,7 +89,7 @@ class VUBPreTrainedModel(PreTrainedModel):
             encoder_relu=config.encoder_relu,
         )
         self.post_init()
-        self._apply_freeze()
+        self._settle()
 
     def _init_weights(self, module: nn.Module) -> None:
         # The backbone initialises itself; only the head is ours.
@@ -113,7 +116,7 @@ class VUBPreTrainedModel(PreTrainedModel):
                 ``attn_implementation``, ``token``, ...). ``dtype`` is "auto" by default: what was saved.
 
         Returns:
-            The model in evaluation mode; with ``output_loading_info=True`` also the loading report, for VUB checkpoints.
+            The model in evaluation mode; of a VUB checkpoint with ``output_loading_info=True`` also the loading report.
 
         Raises:
             ValueError: for options out of range, or a VUB checkpoint that lacks weights or has others than its
@@ -139,10 +142,10 @@ class VUBPreTrainedModel(PreTrainedModel):
         if info["missing_keys"]:
             missing = sorted(info["missing_keys"])
             raise ValueError(
-                f"the checkpoint {pretrained_model_name_or_path} lacks {len(missing)} weights, {missing[0]} among them: "
+                f"the checkpoint {pretrained_model_name_or_path} lacks {len(missing)} weights ({missing[0]}, ...); "
                 "it is damaged or was not saved by hf_vub"
             )
-        model._apply_freeze()
+        model._settle()
         return (model, info) if with_info else model
 
     @classmethod
@@ -152,19 +155,15 @@ class VUBPreTrainedModel(PreTrainedModel):
         kwargs.pop("output_loading_info", None)
         backbone = cls._stock_class.from_pretrained(path, *model_args, **kwargs)
         stock = backbone.config
-        if (
-            not {"num_labels", "id2label", "label2id"} & options.keys()
-            or options.get("num_labels") == stock.num_labels
-        ):
+        if not {"num_labels", "id2label", "label2id"} & options.keys() or options.get("num_labels") == stock.num_labels:
             options = {"id2label": stock.id2label, "label2id": stock.label2id, **options}
             options.pop("num_labels", None)
-        config = VUBConfig(backbone_config=stock, **options)
-        config.dtype = backbone.dtype
-        # The model is laid out without memory and then given the loaded backbone.
+        # The model is laid out without memory, on a copy of the configuration that construction may change, and then
+        # given the loaded backbone.
         with init_empty_weights():
-            model = cls(config)
+            model = cls(VUBConfig(backbone_config=copy.deepcopy(stock), **options))
         device = replace_classifier(backbone).weight.device
-        model.backbone = backbone
+        model.backbone, model.config.backbone_config, model.config.dtype = backbone, stock, backbone.dtype
         model.head.to_empty(device=device)
         model.head.reset_parameters()
         if hasattr(backbone, "hf_device_map"):
@@ -172,12 +171,20 @@ class VUBPreTrainedModel(PreTrainedModel):
                 f"backbone.{name}" if name else "backbone": where for name, where in backbone.hf_device_map.items()
             }
             model.hf_device_map = {**placed, "head": str(device)}
-        model._apply_freeze()
+        model._settle()
         return model.eval()
 
-    def _apply_freeze(self) -> None:
+    def _settle(self) -> None:
+        """Freeze what is to be frozen, and put weights where kernels run as they do on freshly made ones.
+
+        A mapped safetensors file leaves weights at any address, and for some of these CPU kernels take another path
+        with other last bits.
+        """
         if self.config.freeze_backbone:
             self.backbone.requires_grad_(False).eval()
+        for tensor in (*self.parameters(), *self.buffers()):
+            if tensor.device.type == "cpu" and tensor.data_ptr() % _ALIGNMENT:
+                tensor.data = tensor.data.clone()
 
     def train(self, mode: bool = True) -> "VUBPreTrainedModel":
         """As for any module, but a frozen backbone keeps its dropout and batch statistics off."""
@@ -194,14 +201,10 @@ class VUBPreTrainedModel(PreTrainedModel):
         """Replace the backbone's input embeddings."""
         self.backbone.set_input_embeddings(value)
 
-    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
-        """Checkpoint the backbone's activations; a frozen backbone keeps none, so there is nothing to do."""
+    def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
+        # The backbone's activations; a frozen backbone keeps none, so there is nothing to save.
         if not self.config.freeze_backbone:
-            self.backbone.gradient_checkpointing_enable(*args, **kwargs)
-
-    def gradient_checkpointing_disable(self) -> None:
-        """Undo :meth:`gradient_checkpointing_enable`."""
-        self.backbone.gradient_checkpointing_disable()
+            self.backbone._set_gradient_checkpointing(*args, **kwargs)
 
     def features(self, **inputs: Any) -> Tensor:
         """What the head sees: what the stock model's last linear layer saw, shape (batch, feature_size).
@@ -213,6 +216,8 @@ class VUBPreTrainedModel(PreTrainedModel):
 
     def _run_backbone(self, inputs: dict[str, Any]) -> Any:
         inputs = {name: value for name, value in inputs.items() if value is not None and name != "num_items_in_batch"}
+        if "pixel_values" in inputs:
+            inputs["pixel_values"] = inputs["pixel_values"].to(self.backbone.dtype)
         return self.backbone(**inputs, return_dict=True)
 
     def _classify(
@@ -384,9 +389,7 @@ def replace_classifier(model: PreTrainedModel) -> nn.Linear:
         found = [
             (name, module)
             for name, module in model.named_modules()
-            if isinstance(module, nn.Linear)
-            and module not in inside
-            and module.out_features == model.config.num_labels
+            if isinstance(module, nn.Linear) and module not in inside and module.out_features == model.config.num_labels
         ]
     if len(found) != 1 or not isinstance(found[0][1], nn.Linear):
         raise ValueError(
@@ -396,6 +399,8 @@ def replace_classifier(model: PreTrainedModel) -> nn.Linear:
     name, linear = found[0]
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, nn.Identity())
+    # Some models initialise that layer by name; all others have been initialised by now.
+    model._is_hf_initialized = True
     return linear
 
 
@@ -415,3 +420,8 @@ def _config_fields() -> tuple[str, ...]:
     """The options of from_pretrained that are ours and not the stock model's."""
     names = VUBConfig.__init__.__code__.co_varnames[2 : VUBConfig.__init__.__code__.co_argcount]
     return (*names, "num_labels", "id2label", "label2id", "problem_type")
+
+
+# A saved checkpoint carries this code, so that trust_remote_code=True loads it without the package.
+VUBForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+VUBForImageClassification.register_for_auto_class("AutoModelForImageClassification")

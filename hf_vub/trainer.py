@@ -130,7 +130,8 @@ class VUBTrainer(Trainer):
         for name, dataset in _named_datasets(train_dataset, eval_dataset):
             if hasattr(dataset, "__len__") and len(dataset) == 0:
                 raise ValueError(f"{name} is empty; training and evaluation need at least one example")
-            check_labels(dataset, model.config.num_labels)
+            if {"label", "labels"} & set(getattr(dataset, "column_names", None) or ()):
+                check_labels(dataset, model.config.num_labels)
         if preprocess_logits_for_metrics is not None:
             preprocess_logits_for_metrics = _on_logits(preprocess_logits_for_metrics)
         self._user_metrics = compute_metrics

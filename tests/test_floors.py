@@ -6,10 +6,10 @@ from pathlib import Path
 import hf_vub
 
 FLOORS = [
-    {"version", "results", "information", "configuration_vub", "metrics", "data", "synthetic", "command_line"},
+    {"version", "results", "information", "configuration_vub", "metrics", "data", "synthetic", "command_line", "nltk_resources"},
     {"objectives", "head", "image_processing"},
     {"modeling_vub", "embeddings"},
-    {"trainer", "sweep", "attack_text", "attack_image"},
+    {"trainer", "registration", "fine_tuning", "sweep", "attack_text", "attack_image"},
     {"report"},
 ]
 MODULES = {path.stem: path for path in Path(hf_vub.__file__).parent.glob("*.py") if path.stem != "__init__"}
