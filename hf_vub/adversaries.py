@@ -47,6 +47,16 @@ class Perturbed(NamedTuple):
     distance: Tensor
 
 
+class _Batch(NamedTuple):
+    """What a library is asked to attack."""
+
+    model: PixelModel
+    images: Tensor
+    labels: Tensor
+    epsilons: Sequence[float | None]
+    targets: Tensor | None
+
+
 @dataclass(frozen=True)
 class Attack:
     """One adversary; subclasses propose images, this class holds them to the budget and scores them."""
@@ -87,8 +97,9 @@ class Attack:
         if targets is not None:
             self.check_targeted()
         epsilons = epsilons or self.default_epsilons
+        batch = _Batch(model, images, labels, epsilons, targets)
         found = []
-        for epsilon, proposal in zip(epsilons, self.propose(model, images, labels, epsilons, targets), strict=True):
+        for epsilon, proposal in zip(epsilons, self._propose(batch), strict=True):
             adversarial = self._within(images, proposal.detach(), epsilon)
             found.append(self._scored(model, images, adversarial, labels, targets))
         return found
@@ -98,14 +109,7 @@ class Attack:
         if not self.targeted:
             raise ValueError(f"{type(self).__name__} has no targeted form; those that have: {', '.join(targetable())}")
 
-    def propose(
-        self,
-        model: PixelModel,
-        images: Tensor,
-        labels: Tensor,
-        epsilons: Sequence[float | None],
-        targets: Tensor | None,
-    ) -> list[Tensor]:
+    def _propose(self, batch: _Batch) -> list[Tensor]:
         """Candidate images per budget, as the library returns them."""
         raise NotImplementedError
 
@@ -151,14 +155,7 @@ class FastGradient(Attack):
 
     default_epsilons: ClassVar[tuple[float | None, ...]] = (0.1, 0.5)
 
-    def propose(  # noqa: D102
-        self,
-        model: PixelModel,
-        images: Tensor,
-        labels: Tensor,
-        epsilons: Sequence[float | None],
-        targets: Tensor | None,
-    ) -> list[Tensor]:
+    def _propose(self, batch: _Batch) -> list[Tensor]:
         attacks = foolbox().attacks
         known: list[Any] = []
 
@@ -169,7 +166,7 @@ class FastGradient(Attack):
                     known.append(super().value_and_grad(loss_fn, x))
                 return known[0]
 
-        return _foolbox_run(SharedGradient(), model, images, labels, epsilons, None)
+        return _foolbox_run(SharedGradient(), batch)
 
 
 @dataclass(frozen=True)
@@ -189,20 +186,13 @@ class ProjectedGradient(Attack):
     targeted: ClassVar[bool] = True
     library_name: ClassVar[str] = "LinfProjectedGradientDescentAttack"
 
-    def propose(  # noqa: D102
-        self,
-        model: PixelModel,
-        images: Tensor,
-        labels: Tensor,
-        epsilons: Sequence[float | None],
-        targets: Tensor | None,
-    ) -> list[Tensor]:
+    def _propose(self, batch: _Batch) -> list[Tensor]:
         attack = getattr(foolbox().attacks, self.library_name)(
             rel_stepsize=self.relative_stepsize or 2.5 / self.steps, steps=self.steps, random_start=True
         )
         if self.restarts > 1:
             attack = attack.repeat(self.restarts)
-        return _foolbox_run(attack, model, images, labels, epsilons, targets)
+        return _foolbox_run(attack, batch)
 
 
 @dataclass(frozen=True)
@@ -238,21 +228,14 @@ class CarliniWagner(Attack):
     targeted: ClassVar[bool] = True
     default_epsilons: ClassVar[tuple[float | None, ...]] = (None,)
 
-    def propose(  # noqa: D102
-        self,
-        model: PixelModel,
-        images: Tensor,
-        labels: Tensor,
-        epsilons: Sequence[float | None],
-        targets: Tensor | None,
-    ) -> list[Tensor]:
+    def _propose(self, batch: _Batch) -> list[Tensor]:
         attack = foolbox().attacks.L2CarliniWagnerAttack(
             **{field.name: getattr(self, field.name) for field in fields(self)}
         )
-        (best,) = _foolbox_run(attack, model, images, labels, (None,), targets)
+        (best,) = _foolbox_run(attack, batch._replace(epsilons=(None,)))
         # Foolbox leaves an all-zero image where it found nothing; no optimum of this attack is exactly black.
-        found = best.flatten(1).any(dim=1).view(-1, *[1] * (images.ndim - 1))
-        return [torch.where(found, best, images)]
+        found = best.flatten(1).any(dim=1).view(-1, *[1] * (best.ndim - 1))
+        return [torch.where(found, best, batch.images)]
 
 
 @dataclass(frozen=True)
@@ -269,15 +252,9 @@ class AutoProjectedGradient(Attack):
 
     loss: ClassVar[str] = "cross_entropy"
 
-    def propose(  # noqa: D102
-        self,
-        model: PixelModel,
-        images: Tensor,
-        labels: Tensor,
-        epsilons: Sequence[float | None],
-        targets: Tensor | None,
-    ) -> list[Tensor]:
+    def _propose(self, batch: _Batch) -> list[Tensor]:
         evasion = toolbox()
+        model, images, labels, epsilons, _ = batch
         classifier, classes = _toolbox_classifier(model, images)
         if self.loss == "difference_logits_ratio" and classes < 3:
             raise ValueError(
@@ -285,7 +262,7 @@ class AutoProjectedGradient(Attack):
             )
         proposals = []
         for epsilon in epsilons:
-            assert epsilon is not None
+            assert epsilon is not None  # only attacks that minimise a distance have no budget
             best = images.clone()
             fallen = torch.zeros(len(images), dtype=torch.bool, device=images.device)
             for _ in range(self.restarts):
@@ -336,15 +313,9 @@ class Square(Attack):
     steps: int = 1000
     initial_share: float = 0.8
 
-    def propose(  # noqa: D102
-        self,
-        model: PixelModel,
-        images: Tensor,
-        labels: Tensor,
-        epsilons: Sequence[float | None],
-        targets: Tensor | None,
-    ) -> list[Tensor]:
+    def _propose(self, batch: _Batch) -> list[Tensor]:
         evasion = toolbox()
+        model, images, labels, epsilons, _ = batch
         side = math.sqrt(self.initial_share * images.shape[-1] * images.shape[-2])
         if round(side) >= min(images.shape[-2:]):
             raise ValueError(
@@ -457,20 +428,13 @@ def toolbox() -> Any:
     return evasion
 
 
-def _foolbox_run(
-    attack: Any,
-    model: PixelModel,
-    images: Tensor,
-    labels: Tensor,
-    epsilons: Sequence[float | None],
-    targets: Tensor | None,
-) -> list[Tensor]:
+def _foolbox_run(attack: Any, batch: _Batch) -> list[Tensor]:
     package = foolbox()
-    wrapped = package.PyTorchModel(model, bounds=(0, 1), device=images.device)
-    criterion = package.criteria.Misclassification(labels)
-    if targets is not None:
-        criterion = package.criteria.TargetedMisclassification(targets)
-    _, clipped, _ = attack(wrapped, images, criterion, epsilons=list(epsilons))
+    model = package.PyTorchModel(batch.model, bounds=(0, 1), device=batch.images.device)
+    criterion = package.criteria.Misclassification(batch.labels)
+    if batch.targets is not None:
+        criterion = package.criteria.TargetedMisclassification(batch.targets)
+    _, clipped, _ = attack(model, batch.images, criterion, epsilons=list(batch.epsilons))
     return list(clipped)
 
 

@@ -14,7 +14,6 @@ own random state: a run that was killed, or split over processes with ``accelera
 """
 
 import hashlib
-import logging
 import os
 import shutil
 import time
@@ -32,8 +31,6 @@ from .image_examples import ImageExamples, class_index, load_classifier
 from .metrics import attack_summary, bootstrap_interval, l2_summary, wilson_interval
 from .pixels import PixelModel, frozen, parse_noise, seeded
 from .results import append_record, provenance, read_json, read_records, write_json, write_text
-
-logger = logging.getLogger(__name__)
 
 
 def attack(

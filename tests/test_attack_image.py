@@ -204,8 +204,8 @@ def test_success_is_scored_on_the_image_that_is_returned():
     pixels, labels = images_for(model, 3)
 
     class Boaster(ProjectedGradient):
-        def propose(self, model, images, labels, epsilons, targets):
-            return [torch.stack([images[0], images[1] * float("nan"), images[2] + 100.0])]
+        def _propose(self, batch):
+            return [torch.stack([batch.images[0], batch.images[1] * float("nan"), batch.images[2] + 100.0])]
 
     with frozen(model):
         (found,) = Boaster()(PixelModel(model), pixels, labels, (1e-4,))
@@ -463,7 +463,7 @@ def test_a_finished_run_is_read_and_another_is_refused(processor, pictures, tmp_
     model = vit()
     first = attack(model, processor, pictures, "fgs", output_dir=tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FastGradient, "propose", None)
+        patch.setattr(FastGradient, "_propose", None)
         assert attack(model, processor, pictures, "fgs", output_dir=tmp_path) == first
     with pytest.raises(ValueError, match=r"holds a run with epsilons=\[0.1, 0.5\], and this one has epsilons=\[0.2\]"):
         attack(model, processor, pictures, "fgs", epsilon=0.2, output_dir=tmp_path)
