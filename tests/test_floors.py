@@ -10,7 +10,7 @@ FLOORS = [
     {"objectives", "head", "image_processing"},
     {"modeling_vub", "embeddings"},
     {"trainer", "registration", "fine_tuning", "sweep", "attack_text", "attack_image"},
-    {"report"},
+    {"report", "model_cards"},
 ]
 MODULES = {path.stem: path for path in Path(hf_vub.__file__).parent.glob("*.py") if path.stem != "__init__"}
 
