@@ -40,7 +40,8 @@ from .data import clean_text, load_splits, read_labels, subset
 from .metrics import attack_summary, bootstrap_interval, wilson_interval
 from .pixels import frozen, parse_noise, seeded
 from .recipes import Searcher, resolve_recipe
-from .results import append_record, provenance, read_json, read_records, write_json, write_text
+from .results import provenance, write_json
+from .run_log import RunLog, processes
 from .tokens import TextClassifier, TokenFeatures
 
 
@@ -115,12 +116,12 @@ def attack(
     examples = _open(dataset, options, split, text_column, label_column)
     network, tokenizer = _load(model, tokenizer, revision, trust_remote_code, dtype)
     classifier = TextClassifier(TokenFeatures(network, tokenizer, max_length, batch_size), draws=options.draws)
-    about = {"model": _name(model), "revision": revision, "dtype": str(_dtype(network)).removeprefix("torch.")}
+    about = {"model": _name(model), "revision": revision, "dtype": str(_body(network).dtype).removeprefix("torch.")}
     return _run({"": classifier}, {"": output_dir}, examples, options, about)[""]
 
 
 def attack_heads(
-    model: nn.Module,
+    model: nn.Module | str | Path,
     heads: Mapping[str, nn.Module] | Sequence[nn.Module],
     tokenizer: Any,
     dataset: Any,
@@ -140,6 +141,8 @@ def attack_heads(
     split: str = "test",
     text_column: str | None = None,
     label_column: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
     progress: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """Attack many heads on one frozen backbone, each as ``attack`` would alone, at little more than the cost of one.
@@ -148,11 +151,10 @@ def attack_heads(
     what an earlier head has asked for costs a later one its own few layers only.
 
     Args:
-        model: has ``features(**inputs)``, as ours do.
+        model: has ``features(**inputs)``, as ours do, or the folder or Hub id of one that has.
         heads: from features to logits, by name; names of a sequence are its positions. Their files go to the folders
             ``output_dir/name``.
-        tokenizer: of the model.
-        dataset: and all other arguments as for ``attack``.
+        tokenizer, dataset, and all other arguments: as for ``attack``.
 
     Returns:
         One result JSON per head, by name.
@@ -161,8 +163,6 @@ def attack_heads(
         TypeError: ``model`` has no ``features``.
         ValueError: as ``attack``, or for a name that is no file name.
     """
-    if not hasattr(model, "features"):
-        raise TypeError(f"model must have features(**inputs), but {type(model).__name__} has none: use attack instead")
     named = dict(heads) if isinstance(heads, Mapping) else {str(place): head for place, head in enumerate(heads)}
     for name in named:
         if not name or Path(name).name != name:
@@ -170,12 +170,15 @@ def attack_heads(
     recipe = resolve_recipe(recipe)
     options = _Options(recipe, num_examples, how, seed, noise, redraws, query_budget, max_words, progress)
     examples = _open(dataset, options, split, text_column, label_column)
-    network, tokenizer = _load(model, tokenizer, None, False, dtype)
+    network, tokenizer = _load(model, tokenizer, revision, trust_remote_code, dtype)
+    if not hasattr(network, "features"):
+        kind = type(network).__name__
+        raise TypeError(f"model must have features(**inputs), but {kind} has none: use attack instead")
     features = TokenFeatures(network, tokenizer, max_length, batch_size)
     device = next(network.parameters()).device
     classifiers = {name: TextClassifier(features, head.to(device), options.draws) for name, head in named.items()}
     folders = {name: None if output_dir is None else Path(output_dir) / name for name in named}
-    about = {"model": _name(model), "revision": None, "dtype": str(_dtype(network)).removeprefix("torch.")}
+    about = {"model": _name(model), "revision": revision, "dtype": str(_body(network).dtype).removeprefix("torch.")}
     return _run(classifiers, folders, examples, options, about)
 
 
@@ -286,7 +289,6 @@ def _load(
     model: nn.Module | str | Path, tokenizer: Any, revision: str | None, trust_remote_code: bool, dtype: str | None
 ) -> tuple[Any, Any]:
     """Model and tokenizer; a model that is given is never changed, so another dtype takes a copy of it."""
-    from accelerate import PartialState
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     if dtype not in (None, "float32", "bfloat16"):
@@ -296,21 +298,22 @@ def _load(
     if tokenizer is None:
         if given:
             raise ValueError("tokenizer is None, which is only possible where model is a folder or a Hub id")
-        tokenizer = str(model)
-    if isinstance(tokenizer, (str, Path)):
-        tokenizer = AutoTokenizer.from_pretrained(str(tokenizer), **options)
+        tokenizer = AutoTokenizer.from_pretrained(str(model), **options)
+    elif isinstance(tokenizer, (str, Path)):  # from elsewhere: the revision is the model's
+        tokenizer = AutoTokenizer.from_pretrained(str(tokenizer), trust_remote_code=trust_remote_code)
     network: Any = model
     if not given:
-        network = AutoModelForSequenceClassification.from_pretrained(str(model), **options)
-        network = network.to(PartialState().device)
-    if dtype is not None and _dtype(network) != getattr(torch, dtype):
+        network = AutoModelForSequenceClassification.from_pretrained(str(model), dtype="auto", **options)
+        network = network.to(processes().device)
+    if dtype is not None and _body(network).dtype != getattr(torch, dtype):
         network = copy.deepcopy(network) if given else network
-        getattr(network, "backbone", network).to(getattr(torch, dtype))
+        _body(network).to(getattr(torch, dtype))
     return network, tokenizer
 
 
-def _dtype(model: nn.Module) -> torch.dtype:
-    return next(parameter.dtype for parameter in getattr(model, "backbone", model).parameters())
+def _body(model: Any) -> Any:
+    """What runs in the dtype asked for: of ours the backbone, whose head computes in float32 whatever it is given."""
+    return model.backbone if hasattr(model, "features") and hasattr(model, "backbone") else model
 
 
 def _name(model: nn.Module | str | Path) -> str:
@@ -327,10 +330,9 @@ def _run(
     about: dict[str, Any],
 ) -> dict[str, dict[str, Any]]:
     """Attack every example with every head, on this process's share of the examples, and gather the results."""
-    from accelerate import PartialState
     from tqdm.auto import tqdm
 
-    state = PartialState()
+    state = processes()
     sources = nltk_resources.check(options.recipe)
     features = next(iter(classifiers.values())).features
     common = {
@@ -359,7 +361,7 @@ def _run(
             _check_classes(classifier, examples)
         backbone = _digest(features.model)
         logs = {
-            name: _Log(folders[name], {**common, "weights": [backbone, _digest(classifier.head)]}, state)
+            name: RunLog(folders[name], {**common, "weights": [backbone, _digest(classifier.head)]}, state)
             for name, classifier in classifiers.items()
         }
         mine = list(examples)[state.process_index :: state.num_processes]
@@ -386,64 +388,6 @@ def _run(
             write_json(log.path / "result.json", result)
         results[name] = result
     return results
-
-
-class _Log:
-    """The files of one run: what it is, and its records as they are made."""
-
-    def __init__(self, path: str | Path | None, settings: dict[str, Any], state: Any):
-        self.path = None if path is None else Path(path)
-        self.settings = settings
-        self.state = state
-        self.records: dict[int, dict[str, Any]] = {}
-        if self.path is None:
-            if state.num_processes > 1:
-                raise ValueError("output_dir is None, but several processes meet in their files: give a folder")
-            return
-        known = self.path / "run.json"
-        if known.exists():
-            before = read_json(known)
-            for key, value in settings.items():
-                if before.get(key) != value and key != "model":
-                    raise ValueError(
-                        f"{self.path} holds a run with {key}={before.get(key)!r}, and this one has {key}={value!r}: "
-                        "give another output_dir, or remove that folder"
-                    )
-        elif state.is_main_process:
-            write_json(known, settings)
-        self._read()
-        state.wait_for_everyone()
-
-    def add(self, record: dict[str, Any]) -> None:
-        """Keep the record of a finished example."""
-        self.records[record["index"]] = record
-        if self.path is not None:
-            rank = self.state.process_index
-            append_record(self.path / (f"records-{rank}.jsonl" if rank else "records.jsonl"), record)
-
-    def finish(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """The records of all processes in the order of the sample, with their files merged into one."""
-        if self.path is not None:
-            self.state.wait_for_everyone()
-            self._read()
-            self.state.wait_for_everyone()
-        ordered = [self.records[row] for row in rows]
-        if self.path is not None and self.state.is_main_process:
-            _write_records(self.path / "records.jsonl", ordered)
-            for part in self.path.glob("records-*.jsonl"):
-                part.unlink()
-        return ordered
-
-    def _read(self) -> None:
-        assert self.path is not None
-        for part in sorted(self.path.glob("records*.jsonl")):
-            self.records.update((record["index"], record) for record in read_records(part))
-
-
-def _write_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    import json
-
-    write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
 def _check_classes(classifier: TextClassifier, examples: _Examples) -> None:

@@ -5,6 +5,7 @@ import os
 import runpy
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,7 +26,8 @@ from hf_vub.pixels import seeded
 from hf_vub.results import read_json, read_records
 from hf_vub.tokens import TextClassifier, TokenFeatures
 
-pytest.importorskip("textattack", reason="text attacks are an optional extra")
+# Found, not imported: how TextAttack has to be imported is part of what is tested.
+pytestmark = pytest.mark.skipif(find_spec("textattack") is None, reason="text attacks are an optional extra")
 ROOT = Path(__file__).resolve().parents[1]
 
 GOOD = ["good", "great", "superb", "charming", "moving", "witty"]
