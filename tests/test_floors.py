@@ -8,8 +8,8 @@ import hf_vub
 FLOORS = [
     {"version", "results", "information", "configuration_vub", "metrics", "data", "synthetic", "command_line", "nltk_resources"},
     {"objectives", "head", "image_processing"},
-    {"modeling_vub", "embeddings"},
-    {"trainer", "registration", "fine_tuning", "sweep", "attack_text", "attack_image"},
+    {"modeling_vub", "embeddings", "pixels", "adversaries", "image_examples"},
+    {"trainer", "registration", "fine_tuning", "sweep", "attack_text", "attack_image", "masking"},
     {"report", "model_cards"},
 ]
 MODULES = {path.stem: path for path in Path(hf_vub.__file__).parent.glob("*.py") if path.stem != "__init__"}
