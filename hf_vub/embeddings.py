@@ -24,6 +24,7 @@ import datasets
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -139,7 +140,7 @@ def extract(
         )
     if len(dataset) == 0:
         raise ValueError("dataset is empty; there is nothing to extract features from")
-    state = PartialState()
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator does
     device = torch.device(device or state.device)
     on_cpu = device.type == "cpu"
     compute_dtype = _compute_dtype(dtype, device)
