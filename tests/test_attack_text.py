@@ -325,6 +325,12 @@ def test_heads_share_what_the_backbone_computes(noisy, tokenizer):
     assert features.computed == computed == len(set(texts))
 
 
+def test_any_module_may_be_the_head_of_a_bfloat16_backbone(api, noisy, tokenizer):
+    heads = {"linear": torch.nn.Linear(16, 2), "ours": noisy.head}
+    options = {"num_examples": 2, "dtype": "bfloat16", "progress": False}
+    assert api.attack_heads(noisy, heads, tokenizer, reviews(4), **options).keys() == heads.keys()
+
+
 def test_a_stock_model_has_no_heads_to_swap(api, victim, tokenizer):
     with pytest.raises(TypeError, match=r"features\(\*\*inputs\), but BertForSequenceClassification has none"):
         api.attack_heads(victim, [torch.nn.Linear(16, 2)], tokenizer, reviews(4))
