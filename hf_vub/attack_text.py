@@ -36,9 +36,10 @@ from datasets import ClassLabel, Dataset
 from torch import Tensor, nn
 
 from . import nltk_resources, textattack_compat
-from .data import clean_text, load_splits, read_labels, subset
+from .data import load_splits, read_labels, subset
 from .metrics import attack_summary, bootstrap_interval, wilson_interval
 from .pixels import frozen, parse_noise, seeded
+from .preprocessing import clean_text
 from .recipes import Searcher, resolve_recipe
 from .results import provenance, write_json
 from .run_log import RunLog, processes

@@ -1,7 +1,8 @@
 """The information quantities of the bottleneck, in nats: pure functions of tensors, one value per sample.
 
 Notation: ``x`` an input, ``e(z|x) = N(mean, diag(scale^2))`` the stochastic encoder (the posterior),
-``r(z) = N(0, I)`` the prior, ``c(y|z)`` the classifier. Half-precision arguments are computed in float32, float64 stays float64.
+``r(z) = N(0, I)`` the prior, ``c(y|z)`` the classifier. Half-precision arguments are computed in float32, float64
+stays float64.
 """
 
 import math

@@ -125,8 +125,12 @@ class VUBPreTrainedModel(PreTrainedModel):
         """
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", "auto")
-        if _model_type(pretrained_model_name_or_path, config, kwargs) != VUBConfig.model_type:
-            return cls._wrap_stock(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+        content = _config_content(pretrained_model_name_or_path, config, kwargs)
+        if content.get("model_type") != VUBConfig.model_type:
+            options = {name: kwargs.pop(name) for name in _config_fields() if name in kwargs}
+            # Options that cannot be are found before a large checkpoint is read.
+            VUBConfig(**{"problem_type": content.get("problem_type"), **options})
+            return cls._wrap_stock(pretrained_model_name_or_path, *model_args, options=options, config=config, **kwargs)
         with_info = kwargs.pop("output_loading_info", False)
         try:
             model, info = super().from_pretrained(
@@ -149,9 +153,7 @@ class VUBPreTrainedModel(PreTrainedModel):
         return (model, info) if with_info else model
 
     @classmethod
-    def _wrap_stock(cls, path: Any, *model_args: Any, **kwargs: Any) -> Any:
-        options = {name: kwargs.pop(name) for name in _config_fields() if name in kwargs}
-        VUBConfig(**options)  # bad options are found before a large checkpoint is read
+    def _wrap_stock(cls, path: Any, *model_args: Any, options: dict[str, Any], **kwargs: Any) -> Any:
         kwargs.pop("output_loading_info", None)
         backbone = cls._stock_class.from_pretrained(path, *model_args, **kwargs)
         stock = backbone.config
@@ -404,16 +406,17 @@ def replace_classifier(model: PreTrainedModel) -> nn.Linear:
     return linear
 
 
-def _model_type(path: Any, config: Any, kwargs: dict[str, Any]) -> str | None:
+def _config_content(path: Any, config: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What the checkpoint's configuration file says, or the configuration given instead of it."""
     if isinstance(config, PretrainedConfig):
-        return config.model_type
+        return {"model_type": config.model_type, "problem_type": config.problem_type}
     hub = {
         name: kwargs[name]
         for name in ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
         if name in kwargs
     }
     content, _ = PretrainedConfig.get_config_dict(config or path, **hub)
-    return content.get("model_type")
+    return content
 
 
 def _config_fields() -> tuple[str, ...]:

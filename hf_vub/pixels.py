@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .data import to_rgb
+from .preprocessing import to_rgb
 
 _NOISE = re.compile(r"averaged:([1-9][0-9]*)")
 

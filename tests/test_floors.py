@@ -6,10 +6,23 @@ from pathlib import Path
 import hf_vub
 
 FLOORS = [
-    {"version", "results", "information", "configuration_vub", "metrics", "data", "synthetic", "command_line", "nltk_resources"},
+    {
+        "version",
+        "results",
+        "information",
+        "configuration_vub",
+        "metrics",
+        "data",
+        "preprocessing",
+        "synthetic",
+        "command_line",
+        "nltk_resources",
+        "textattack_compat",
+        "run_log",
+    },
     {"objectives", "head", "image_processing"},
-    {"modeling_vub", "embeddings", "pixels", "adversaries", "image_examples"},
-    {"trainer", "registration", "fine_tuning", "sweep", "attack_text", "attack_image", "masking"},
+    {"modeling_vub", "inputs", "embeddings", "stacked_head", "tokens", "pixels", "adversaries", "image_examples"},
+    {"trainer", "registration", "fine_tuning", "sweep", "attack_text", "attack_image", "masking", "recipes"},
     {"report", "model_cards"},
 ]
 MODULES = {path.stem: path for path in Path(hf_vub.__file__).parent.glob("*.py") if path.stem != "__init__"}
