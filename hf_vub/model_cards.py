@@ -87,7 +87,7 @@ def model_card(result: Mapping[str, Any], attacks: Sequence[Mapping[str, Any]] =
     metrics = result.get("metrics") or {}
     objective = str(result.get("objective", "vanilla"))
     spread = result.get("metrics_std") or {}
-    return (
+    rendered: str = (
         environment()
         .get_template("model_card.md.jinja")
         .render(
@@ -116,6 +116,7 @@ def model_card(result: Mapping[str, Any], attacks: Sequence[Mapping[str, Any]] =
             versions=result.get("versions") or {},
         )
     )
+    return rendered
 
 
 def write_model_card(folder: str | Path, result: Mapping[str, Any], attacks: Sequence[Mapping[str, Any]] = ()) -> Path:
@@ -222,7 +223,7 @@ def _metadata(result: Mapping[str, Any], attacks: Sequence[Mapping[str, Any]]) -
                 ("attack_success_rate", "attack_success_rate", "Attack success rate"),
             ):
                 if at.get(key) is not None:
-                    named: dict[str, Any] = {
+                    named = {
                         "metric_type": kind,
                         "metric_value": at[key],
                         "metric_name": f"{title} ({label})",

@@ -23,7 +23,7 @@ FLOORS = [
     {"objectives", "head", "image_processing"},
     {"modeling_vub", "inputs", "embeddings", "stacked_head", "tokens", "pixels", "adversaries", "image_examples"},
     {"trainer", "registration", "fine_tuning", "sweep", "attack_text", "attack_image", "masking", "recipes"},
-    {"report", "model_cards"},
+    {"experiments", "grid_attacks", "claims", "tables", "figures", "report", "model_cards", "reproduction"},
 ]
 MODULES = {path.stem: path for path in Path(hf_vub.__file__).parent.glob("*.py") if path.stem != "__init__"}
 

@@ -1,12 +1,20 @@
 """Cards, tables, figures and the report, rendered from result JSON alone."""
 
+import math
 import re
+import shutil
+import subprocess
 
+import grid_results
+import numpy as np
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from hf_vub.report import model_card, write_model_card
+from hf_vub.claims import choose, phases, statistics
+from hf_vub.report import model_card, write_model_card, write_report
+from hf_vub.results import read_json
+from hf_vub.tables import tables, text_examples, text_examples_markdown
 
 HOSTILE = 'x|<script>alert("1")</script>`*_[a](javascript:b)\n# head {{ 7 * 7 }}'
 TOKEN = "hf_" + "abcdefgh" * 4
@@ -190,3 +198,257 @@ def test_a_card_is_made_of_a_training_result():
         model_card(text_attack())
     with pytest.raises(ValueError, match="task is 'audio'"):
         model_card(training_result(task="audio"))
+
+
+# The report of a grid
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return grid_results.make("text")
+
+
+@pytest.fixture(scope="module")
+def images():
+    return grid_results.make("image", runs=2)
+
+
+@pytest.fixture(scope="module")
+def folders(texts, images, tmp_path_factory):
+    """The reports of both, written once."""
+    made = {}
+    for name, results in (("text", texts), ("image", images), ("hostile", grid_results.make("image", 2, hostile=True))):
+        made[name] = tmp_path_factory.mktemp(name)
+        write_report(results, made[name])
+    return made
+
+
+def rows_of(markdown):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if line[:1] == "|"]
+
+
+def test_table_2_has_the_papers_layout(texts):
+    table = tables(texts)[0]
+    assert table.columns == ["β", "Test ↑", "DWB ↓", "PWWS ↓"]
+    assert [row[0] for row in table.rows] == [
+        *("Vanilla model", "-", "VIB models", "10⁻³", "10⁻²", "10⁻¹", "VUB models", "10⁻³", "10⁻²", "10⁻¹"),
+    ]
+    assert table.rows[1][1] == "90.5%"
+    own = [run["metrics"]["accuracy"] for run in texts["runs"] if run["objective"] == "vub" and run["beta"] == 1e-3]
+    assert table.rows[7][1] == f"{np.mean(own):.1%} ± {np.std(own, ddof=1):.1%}"
+    rows = rows_of(table.markdown())
+    assert {len(row) for row in rows} == {4}
+    assert rows[2][0] == "**Vanilla model**"
+
+
+def test_table_1_has_the_papers_layout(images):
+    table = tables(images)[0]
+    assert table.columns == ["β", "Test ↑", "FGS 8/255 ↓", "FGS 0.1 ↓", "FGS 0.5 ↓", "CW ↑"]
+    assert table.rows[1][-1].startswith("1.2")  # a distance, not a share
+
+
+def test_latex_is_balanced_and_escaped(texts):
+    for table in tables(grid_results.make("text", 2, hostile=True)) + tables(texts):
+        latex = table.latex()
+        assert latex.count(r"\begin{") == latex.count(r"\end{")
+        plain = re.sub(r"\\[&%$#_{}]", "", latex)
+        assert plain.count("{") == plain.count("}")
+        assert "%" not in plain
+        assert "_" not in plain.replace(f"tab:{table.name}", "")
+        body = [line for line in plain.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+        assert {line.count("&") for line in body} == {len(table.columns) - 1}
+        assert latex.isascii() or "β" not in latex
+
+
+def test_text_diffs_show_what_was_inserted_and_removed(texts):
+    (example,) = text_examples(texts)
+    assert [words for kind, words in example["parts"] if kind == "removed"] == ["great", "leave"]
+    assert [words for kind, words in example["parts"] if kind == "inserted"] == ["graet", "elave"]
+    markdown = text_examples_markdown(texts)
+    assert "<del>great</del> <u>**graet**</u>" in markdown
+    assert "[...]" not in example["parts"][0][1]
+
+
+def test_everything_is_written(folders):
+    text, image = folders["text"], folders["image"]
+    names = {path.name for path in (text / "figures").iterdir()}
+    common = {"figure1-information-curve", "figure3-information-plane", "calibration", "robustness"}
+    assert names == {f"{name}.{kind}" for name in common for kind in ("png", "pdf")}
+    names = {path.stem for path in (image / "figures").iterdir()}
+    assert names == common | {"figure4-cw", "figure5-fgs"}
+    assert (text / "tables" / "table3.md").exists()
+    for name in ("imdb", "full", "claims", "statistics-validation", "statistics-test", "stress"):
+        assert (text / "tables" / f"{name}.md").exists()
+        assert (text / "tables" / f"{name}.tex").exists()
+    assert {path.name for path in (text / "model_cards").glob("*.md")} == {
+        "vanilla-imdb.md",
+        "vib-imdb.md",
+        "vub-imdb.md",
+    }
+
+
+def test_a_report_is_the_same_every_time(texts, tmp_path):
+    write_report(texts, tmp_path / "a")
+    write_report(texts, tmp_path / "b")
+    for path in sorted((tmp_path / "a").rglob("*")):
+        if path.is_file():
+            assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes(), path.name
+
+
+def test_cards_of_a_grid_come_from_their_own_json(folders, texts):
+    folder = folders["text"] / "model_cards"
+    content = read_json(folder / "results" / "vub-imdb.json")
+    text = (folder / "vub-imdb.md").read_text(encoding="utf-8")
+    assert model_card(content, content["attacks"]) == text
+    best = texts["chosen"]["validation"]["vub"]
+    own = [run for run in texts["runs"] if run["objective"] == "vub" and run["beta"] == best["beta"]]
+    assert content["metrics"]["accuracy"] == pytest.approx(np.mean([run["metrics"]["accuracy"] for run in own]))
+    assert content["beta"] == best["beta"]
+    rates = [run["attacks"]["DWB"]["attack_success_rate"] for run in own]
+    assert content["attacks"][0]["attack_success_rate"] == pytest.approx(np.mean(rates))
+    assert ModelCard(text).data.eval_results
+
+
+def test_html_needs_nothing_else_and_trusts_nothing(folders):
+    page = (folders["hostile"] / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "<img src=x" not in page
+    assert not re.search(r"""(src|href)=["'](?!data:)""", page)
+    assert "url(" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_report_of_something_else(tmp_path):
+    with pytest.raises(ValueError, match="kind 'train'"):
+        write_report(training_result(), tmp_path)
+
+
+def test_a_grid_of_one_run_and_one_objective_is_reported(tmp_path):
+    results = grid_results.make("text", runs=1, epochs=3)
+    results["runs"] = [run for run in results["runs"] if run["objective"] == "vub"]
+    results["examples"]["texts"] = []
+    results["stress"] = []
+    for run in results["runs"]:
+        run["attacks"] = {}
+    results["vanilla"]["attacks"] = {}
+    results |= statistics(results)
+    write_report(results, tmp_path)
+    assert "cannot be tested here" in (tmp_path / "tables" / "claims.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on PATH to open the report in")
+@pytest.mark.parametrize("name", ["text", "image", "hostile"])
+def test_report_opens_in_a_browser(folders, name, tmp_path):
+    """Every image loads and the console stays quiet; a copy of the page reports on itself through its title."""
+    page = (folders[name] / "report.html").read_text(encoding="utf-8")
+    probe = """<script>addEventListener("load", () => { const all = [...document.images];
+      document.body.dataset.images = all.length;
+      document.body.dataset.loaded = all.filter(i => i.complete && i.naturalWidth > 0).length; })</script></body>"""
+    policy = "style-src 'unsafe-inline'"
+    probed = tmp_path / "probed.html"
+    probed.write_text(page.replace(policy, policy + "; script-src 'unsafe-inline'").replace("</body>", probe))
+    options = [
+        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"),
+        *("--disable-component-update", "--disable-default-apps", "--no-first-run", "--disable-dev-shm-usage"),
+        *("--enable-logging=stderr", "--v=0", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1200,4000"),
+    ]
+    found = {}
+    for kind, path in (("shown", folders[name] / "report.html"), ("probed", probed)):
+        action = [f"--screenshot={tmp_path / 'shot.png'}"] if kind == "shown" else ["--dump-dom"]
+        found[kind] = subprocess.run(
+            ["chromium", *options, *action, path.as_uri()], capture_output=True, text=True, timeout=120, check=True
+        )
+        assert "CONSOLE" not in found[kind].stderr
+    counted = re.search(r'data-images="(\d+)" data-loaded="(\d+)"', found["probed"].stdout)
+    assert counted is not None
+    assert counted[1] == counted[2]
+    assert int(counted[1]) == len(list((folders[name] / "figures").glob("*.png")))
+    assert (tmp_path / "shot.png").stat().st_size > 20_000
+
+
+# Claims
+
+
+def claim(results, text):
+    (row,) = [row for row in results["claims"] if text in row["claim"]]
+    return row
+
+
+def test_claims_that_hold_and_that_do_not(texts):
+    row = claim(texts, "VUB has a higher test accuracy than VIB")
+    assert row["verdict"] == "holds"
+    assert row["paper"] == "VIB 91.0%, VUB 93.2%"
+    assert row["p_value"] == pytest.approx(2 / math.comb(10, 5))
+    assert row["p_holm"] >= row["p_value"]
+    assert claim(texts, "better calibrated")["verdict"] == "does not hold"
+    assert claim(texts, "tighter bound")["verdict"] == "holds"
+    assert claim(grid_results.make(gain=-0.02), "VUB has a higher test accuracy than VIB")["verdict"] == "does not hold"
+
+
+def test_claims_that_few_runs_cannot_decide(images):
+    row = claim(images, "VUB has a higher test accuracy than VIB")
+    assert row["verdict"] == "cannot be tested here"
+    assert "0.33" in row["why"]
+
+
+def test_claims_against_the_stock_classifier_need_six_runs():
+    text = "VUB is more robust than the stock classifier: lower success of DWB"
+    assert claim(grid_results.make(runs=5), text)["verdict"] == "cannot be tested here"
+    row = claim(grid_results.make(runs=6), text)
+    assert row["verdict"] == "holds"
+    assert row["p_value"] == pytest.approx(2 / 2**6)
+
+
+def test_equal_objectives_show_no_difference():
+    results = grid_results.make(runs=6)
+    for run in results["runs"]:
+        run["metrics"]["accuracy"] = 0.9 + 0.001 * (run["seed"] % 3)
+        run["validation"]["accuracy"] = run["metrics"]["accuracy"]
+    found = statistics(results)
+    assert claim(found, "VUB has a higher test accuracy than VIB")["verdict"] == "does not hold"
+    row = next(row for row in found["statistics"]["validation"] if row["name"] == "accuracy")
+    assert row["difference"] == 0
+    assert row["rank_sum_p"] == 1
+    assert row["interval"] == [0, 0]
+    assert row["vargha_delaney"] == pytest.approx(0.5)
+
+
+def test_statistics_agree_with_scipy(texts):
+    from scipy.stats import mannwhitneyu, wilcoxon
+
+    row = next(row for row in texts["statistics"]["validation"] if row["name"] == "DWB")
+    best = texts["chosen"]["validation"]
+    values = {
+        name: [
+            run["attacks"]["DWB"]["attack_success_rate"]
+            for run in texts["runs"]
+            if run["objective"] == name and run["beta"] == best[name]["beta"]
+        ]
+        for name in ("vib", "vub")
+    }
+    assert row["rank_sum_p"] == pytest.approx(mannwhitneyu(values["vub"], values["vib"], method="exact").pvalue)
+    assert row["signed_rank_p"] == pytest.approx(wilcoxon(values["vub"], values["vib"]).pvalue)
+    assert row["difference"] == pytest.approx(np.mean(values["vub"]) - np.mean(values["vib"]))
+    assert row["interval"][0] <= row["difference"] <= row["interval"][1]
+
+
+def test_beta_is_chosen_where_it_is_said(texts):
+    runs = [dict(run) for run in texts["runs"]]
+    for run in runs:
+        run["validation"] = {"accuracy": run["beta"]}
+        run["metrics"] = {"accuracy": -run["beta"]}
+    assert choose(runs, "validation")["vub"]["beta"] == 1e-1
+    assert choose(runs, "metrics")["vub"]["beta"] == 1e-3
+    for run in runs:
+        del run["validation"]
+    found = choose(runs, "validation")["vib"]
+    assert (found["beta"], found["on"]) == (1e-3, "test")
+
+
+def test_phases_count_cycles_and_not_noise():
+    steps = np.linspace(0, 1, 150)
+    noise = 0.01 * np.random.default_rng(0).standard_normal(150)
+    assert phases({"information": steps + noise}) == {"rises": 1, "falls": 0, "cycles": 0}
+    assert phases({"information": np.sin(6 * np.pi * steps) + noise})["cycles"] == 3
+    assert phases({"information": [1.0, 1.0]}) == {"rises": 0, "falls": 0, "cycles": 0}
+    assert phases({"information": [1.0] * 20})["cycles"] == 0

@@ -1,0 +1,264 @@
+"""What an experiment of the paper's section 4 consists of: its settings, its presets, and the backbone it stands on."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .configuration_vub import Objective, VUBConfig
+from .image_processing import timm_image_processor
+from .modeling_vub import VUBForImageClassification, VUBForSequenceClassification, replace_classifier
+from .sweep import HeadRun, data_order, initial_head
+
+logger = logging.getLogger(__name__)
+
+PROBE_EPOCHS = 20
+_CLASSES = {"text": VUBForSequenceClassification, "image": VUBForImageClassification}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Settings of a reproduction.
+
+    Attributes:
+        name: of the preset it came from.
+        task: "text" or "image".
+        model: folder or Hub id of the backbone, with or without a trained classifier.
+        dataset: name or path for ``hf_vub.data``.
+        objectives: of the grid.
+        betas: of the grid.
+        entropy_weights: of the grid, for vub.
+        runs: seeds per point of the grid.
+        epochs: of the heads.
+        batch_size: of the heads.
+        learning_rate: of the heads in the first epoch.
+        validation: share of the training rows held out to choose beta; 0 trains on all and chooses on test alone.
+        max_train: training rows used, None for all.
+        max_test: test rows used, None for all.
+        max_length: tokens that a text is cut to.
+        attacks: recipes of TextAttack, or names of ``hf_vub.adversaries``.
+        num_examples: test rows attacked.
+        cw_examples: of these, rows for the Carlini-Wagner attack.
+        how: "stratified" or "first".
+        epsilons: budgets of the fast gradient sign attack.
+        target: class that Carlini-Wagner reaches for, by name or number; the last class where there is no such one.
+        stress: attacks on the best head of each objective: images by name, texts a predictor such as "sampled".
+        stress_examples: test rows for these.
+        from_config: random weights; nothing is loaded.
+        seed: of the splits, of the samples and, counting up from it, of the runs.
+    """
+
+    name: str
+    task: str
+    model: str
+    dataset: str
+    objectives: tuple[str, ...] = ("vib", "vub")
+    betas: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
+    entropy_weights: tuple[float, ...] = (1.0,)
+    runs: int = 10
+    epochs: int = 150
+    batch_size: int = 16
+    learning_rate: float = 1e-4
+    validation: float = 0.1
+    max_train: int | None = None
+    max_test: int | None = None
+    max_length: int | None = None
+    attacks: tuple[str, ...] = ()
+    num_examples: int = 200
+    cw_examples: int = 32
+    how: str = "stratified"
+    epsilons: tuple[str, ...] = ("8/255", "0.1", "0.5")
+    target: str | None = None
+    stress: tuple[str, ...] = ()
+    stress_examples: int = 100
+    from_config: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("runs", "epochs", "batch_size", "num_examples", "cw_examples", "stress_examples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"validation is {self.validation}; it must be a share of the training rows below 1")
+        for name in ("objectives", "betas", "entropy_weights"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty; give at least one")
+        self.grid()  # checks every value in it
+
+    def grid(self) -> list[HeadRun]:
+        """Every run; weights that an objective does not have are 0 (beta) and 1 (entropy_weight), and count once."""
+        found: dict[HeadRun, None] = {}
+        for objective in map(Objective.parse, self.objectives):
+            for beta in (0.0,) if objective is Objective.CE else self.betas:
+                for weight in self.entropy_weights if objective is Objective.VUB else (1.0,):
+                    for seed in range(self.seed, self.seed + self.runs):
+                        found[HeadRun(objective.value, beta, weight, seed)] = None
+        return list(found)
+
+
+_TEXT: dict[str, Any] = {"task": "text", "attacks": ("deepwordbug", "pwws"), "stress": ("sampled",)}
+_IMAGE: dict[str, Any] = {
+    "task": "image",
+    "attacks": ("fgs", "cw"),
+    "stress": ("pgd_linf", "pgd_l2", "apgd_ce", "apgd_dlr", "square"),
+    "batch_size": 32,
+    "epochs": 100,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "imdb": {**_TEXT, "model": "textattack/bert-base-uncased-imdb", "dataset": "stanfordnlp/imdb", "max_length": 512},
+    "cifar10": {**_IMAGE, "model": "timm/resnet18.a1_in1k", "dataset": "uoft-cs/cifar10"},
+    "imagenet": {
+        **_IMAGE,
+        "model": "timm/inception_v3.tv_in1k",
+        "dataset": "ILSVRC/imagenet-1k",
+        "target": "soccer ball",
+    },
+}
+PAPER: dict[str, dict[str, Any]] = {
+    "imdb": {"runs": 5, "epochs": 150, "num_examples": 200, "how": "first", "validation": 0.0},
+    "cifar10": {"runs": 5, "epochs": 100, "validation": 0.0},
+    "imagenet": {"runs": 5, "epochs": 100, "num_examples": 50_000, "cw_examples": 500, "validation": 0.0},
+}
+"""What --paper changes: the numbers of the paper's section 4; "first" is its sample of IMDB."""
+
+
+def experiment(name: str, paper: bool = False, **changes: Any) -> Experiment:
+    """The preset of that name with changes; a change to None keeps the preset's value.
+
+    Raises:
+        ValueError: for an unknown preset or a value out of range.
+
+    Example:
+        >>> experiment("imdb", runs=5, model="runs/my-model").batch_size
+        16
+    """
+    if name not in PRESETS:
+        raise ValueError(f"experiment is {name!r}; it must be one of {', '.join(PRESETS)}")
+    tuples = {field.name for field in fields(Experiment) if str(field.type).startswith("tuple")}
+    options = {**PRESETS[name], **(PAPER[name] if paper else {})}
+    for option, value in changes.items():
+        if value is not None:
+            options[option] = tuple(value) if option in tuples else value
+    return Experiment(name=name, **options)
+
+
+class HeadOnFeatures(nn.Module):
+    """One head on a backbone that it shares with others, as a classifier of images."""
+
+    def __init__(self, model: Any, head: nn.Module):
+        super().__init__()
+        self.model, self.head, self.config = model, head, model.config
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Logits (batch, classes) of normalised pixels."""
+        output = self.head(self.model.features(pixel_values=pixel_values))
+        logits: Tensor = getattr(output, "logits", output)
+        return logits
+
+
+def load_backbone(settings: Experiment, num_labels: int, texts: Sequence[str]) -> tuple[Any, Any, nn.Linear | None]:
+    """The frozen model, its tokenizer or image processor, and its trained last layer, if it fits the classes.
+
+    Args:
+        settings: names the model.
+        num_labels: classes of the data set.
+        texts: of the training split; with random weights and no tokenizer at hand, one is made from them.
+    """
+    from transformers import (
+        AutoConfig,
+        AutoImageProcessor,
+        AutoModelForImageClassification,
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+    )
+
+    stock_class = {"text": AutoModelForSequenceClassification, "image": AutoModelForImageClassification}[settings.task]
+    last: nn.Linear | None = None
+    if settings.from_config:
+        config = _config(settings, num_labels)
+        torch.manual_seed(settings.seed)
+        model = _CLASSES[settings.task](VUBConfig(config, num_labels=num_labels, freeze_backbone=True))
+    else:
+        config = AutoConfig.from_pretrained(settings.model)
+        if config.model_type != VUBConfig.model_type:
+            stock, info = stock_class.from_pretrained(settings.model, output_loading_info=True)
+            last = replace_classifier(stock)
+            if info["missing_keys"] or last.out_features != num_labels:
+                last = None
+            del stock
+        model = _CLASSES[settings.task].from_pretrained(settings.model, num_labels=num_labels, freeze_backbone=True)
+    model = model.float().eval()
+    processor: Any
+    if settings.task == "image":
+        config = model.config.backbone_config
+        if config.model_type == "timm_wrapper":
+            processor = timm_image_processor(config.pretrained_cfg or {})
+        else:
+            processor = AutoImageProcessor.from_pretrained(settings.model)
+    else:
+        try:
+            processor = AutoTokenizer.from_pretrained(settings.model)
+        except (OSError, ValueError):
+            if not settings.from_config:
+                raise
+            from .synthetic import word_tokenizer
+
+            processor = word_tokenizer(texts, vocab_size=model.config.backbone_config.vocab_size)
+    return model, processor, last
+
+
+def linear_probe(features: Tensor, labels: Tensor, num_labels: int, seed: int) -> nn.Linear:
+    """A linear layer on the features, trained with cross-entropy: "vanilla" where a backbone has no classifier."""
+    layer = nn.Linear(features.shape[1], num_labels)
+    start = initial_head(seed, features.shape[1], num_labels, latent_size=features.shape[1]).bottleneck_decoder
+    layer.load_state_dict(start.state_dict())
+    optimizer = torch.optim.Adam(layer.parameters(), lr=1e-3)
+    for epoch in range(PROBE_EPOCHS):
+        for rows in data_order(seed, epoch, len(labels)).split(256):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(layer(features[rows].float()), labels[rows]).backward()
+            optimizer.step()
+    return layer.requires_grad_(False)
+
+
+def in_blocks(head: nn.Module, features: Tensor, rows: int = 4096) -> Iterator[Tensor]:
+    """Logits of a head through its mean, block by block."""
+    with torch.inference_mode():
+        for block in features.split(rows):
+            output = head(block.float())
+            yield getattr(output, "logits", output).float()
+
+
+def without(settings: Experiment, **changes: Any) -> Experiment:
+    """The same settings with some of them changed."""
+    return replace(settings, **changes)
+
+
+def _config(settings: Experiment, num_labels: int) -> Any:
+    """The backbone's configuration, from its folder or the Hub, or from what the libraries know of its name."""
+    from transformers import AutoConfig
+
+    if Path(settings.model).exists():
+        return AutoConfig.from_pretrained(settings.model, num_labels=num_labels)
+    name = settings.model.rpartition("/")[2]
+    if settings.task == "image":
+        try:
+            import timm
+        except ImportError as error:
+            raise ImportError('timm backbones need timm: pip install "hf_vub[vision]"') from error
+        known = timm.get_pretrained_cfg(name)
+        if known is not None:
+            return AutoConfig.for_model(
+                "timm_wrapper",
+                architecture=known.architecture,
+                num_labels=num_labels,
+                pretrained_cfg=known.to_dict(),
+                model_args={"aux_logits": False} if known.architecture == "inception_v3" else None,
+            )
+    elif name.startswith("bert-base-uncased"):
+        return AutoConfig.for_model("bert", num_labels=num_labels)
+    return AutoConfig.from_pretrained(settings.model, num_labels=num_labels)
