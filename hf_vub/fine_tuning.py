@@ -80,6 +80,9 @@ class DataArguments:
     feature_cache: str | None = field(
         default=None, metadata={"help": "Folder for features of frozen backbones; in the Hugging Face home if unset."}
     )
+    feature_dtype: str = field(
+        default="float32", metadata={"help": "Arithmetic of those features: float32, bfloat16 or auto (what is fast)."}
+    )
 
 
 def fine_tune(task: str, model: ModelArguments, data: DataArguments, training: VUBTrainingArguments) -> dict[str, Any]:
@@ -168,6 +171,7 @@ def fine_tune(task: str, model: ModelArguments, data: DataArguments, training: V
         "num_test": len(splits["test"]),
         "num_labels": len(names),
         "max_length": data.max_length if task == "text" else None,
+        "feature_dtype": data.feature_dtype if model.freeze_backbone else None,
         "seed": training.seed,
         "epochs": training.num_train_epochs,
         "max_steps": training.max_steps,
@@ -256,7 +260,12 @@ class _Classifier:
         rows = {}
         for name, split in splits.items():
             found = extract(
-                self.model, split, cache, processing_class=self.processor, max_length=data.max_length, dtype="float32"
+                self.model,
+                split,
+                cache,
+                processing_class=self.processor,
+                max_length=data.max_length,
+                dtype=data.feature_dtype,
             )
             rows[name] = FeatureRows(found.features, found.labels)
         return rows, default_data_collator

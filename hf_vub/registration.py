@@ -6,9 +6,25 @@ from collections.abc import Callable
 from importlib.abc import MetaPathFinder
 from typing import Any
 
+_CONFIG, _MODELS = "hf_vub.configuration_vub", "hf_vub.modeling_vub"
+
+
+def register_with_transformers() -> None:
+    """Register the configuration and the models as soon as transformers' Auto classes, or they, are loaded."""
+    AfterImport(
+        {
+            "transformers.models.auto.configuration_auto": register_config,
+            "transformers.models.auto.modeling_auto": register_models,
+            _CONFIG: register_config,
+            _MODELS: register_models,
+        }
+    )
+
 
 def register_config() -> None:
     """Let ``AutoConfig`` load VUB configurations."""
+    if _is_loading(_CONFIG, "VUBConfig"):
+        return
     from transformers import AutoConfig
 
     from .configuration_vub import VUBConfig
@@ -18,6 +34,8 @@ def register_config() -> None:
 
 def register_models() -> None:
     """Let the Auto classes of sequence and image classification load VUB checkpoints."""
+    if _is_loading(_MODELS, "VUBForImageClassification") or _is_loading(_CONFIG, "VUBConfig"):
+        return
     from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
     from .configuration_vub import VUBConfig
@@ -25,6 +43,11 @@ def register_models() -> None:
 
     AutoModelForSequenceClassification.register(VUBConfig, VUBForSequenceClassification, exist_ok=True)
     AutoModelForImageClassification.register(VUBConfig, VUBForImageClassification, exist_ok=True)
+
+
+def _is_loading(name: str, last: str) -> bool:
+    """Whether a module of ours is half imported: having asked for the Auto classes, it registers itself when done."""
+    return name in sys.modules and not hasattr(sys.modules[name], last)
 
 
 class AfterImport(MetaPathFinder):
@@ -35,18 +58,15 @@ class AfterImport(MetaPathFinder):
 
     def __init__(self, actions: dict[str, Callable[[], None]]):
         self.actions = {name: action for name, action in actions.items() if name not in sys.modules}
+        sys.meta_path.insert(0, self)
         for name in actions.keys() - self.actions.keys():
             actions[name]()
-        if self.actions:
-            sys.meta_path.insert(0, self)
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
         """The module's own specification, its loader made to run the action after the module."""
         action = self.actions.pop(fullname, None)
         if action is None:
             return None
-        if not self.actions:
-            sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
         if spec is None or spec.loader is None:
             return None
@@ -58,13 +78,3 @@ class AfterImport(MetaPathFinder):
 
         spec.loader.exec_module = run_then_act  # type: ignore[method-assign]
         return spec
-
-
-def register_with_transformers() -> None:
-    """Register the configuration and the models as soon as transformers loads its Auto classes."""
-    AfterImport(
-        {
-            "transformers.models.auto.configuration_auto": register_config,
-            "transformers.models.auto.modeling_auto": register_models,
-        }
-    )

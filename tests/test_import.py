@@ -1,0 +1,119 @@
+"""What importing the package does and costs, and how checkpoints load where it is not installed."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import build_model, model_inputs
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(code, **environment):
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **environment},
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+LOAD = """
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+    model = AutoModelForSequenceClassification.from_pretrained({folder!r})
+    assert type(model).__module__ == "hf_vub.modeling_vub", type(model)
+    assert type(AutoConfig.from_pretrained({folder!r})).__module__ == "hf_vub.configuration_vub"
+"""
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import hf_vub",
+        "from hf_vub import VUBForSequenceClassification",
+        "from hf_vub import VUBConfig",
+        "import hf_vub.sweep",
+        "from transformers import AutoConfig; import hf_vub",
+        "from transformers import AutoModel; import hf_vub",
+    ],
+)
+def test_auto_classes_load_a_checkpoint_whatever_is_imported_first(first, tmp_path):
+    build_model("bert").save_pretrained(tmp_path)
+    run(first + "\n" + textwrap.dedent(LOAD.format(folder=str(tmp_path))))
+
+
+def test_importing_the_package_imports_nothing_else():
+    """The cost of ``import hf_vub`` on top of torch and transformers: no module but its own, none of them optional."""
+    out = run(
+        """
+        import sys, torch, transformers
+        before = set(sys.modules)
+        import hf_vub
+        print(sorted(name for name in set(sys.modules) - before if not name.startswith("hf_vub")))
+        import hf_vub.trainer, hf_vub.sweep, hf_vub.fine_tuning, hf_vub.attack_text, hf_vub.attack_image, hf_vub.report
+        optional = {"timm", "textattack", "flair", "foolbox", "art", "matplotlib", "nltk"}
+        print(sorted(optional & set(sys.modules)))
+        print(sorted(set(hf_vub.__all__) - set(dir(hf_vub))), hf_vub.VUBTrainer.__name__)
+        """
+    )
+    assert out.splitlines() == ["[]", "[]", "[] VUBTrainer"]
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    import hf_vub
+
+    with pytest.raises(AttributeError, match="module 'hf_vub' has no attribute 'VUBBer'"):
+        _ = hf_vub.VUBBer
+
+
+@pytest.mark.parametrize("name", ["bert", "timm-resnet"])
+def test_remote_code_predicts_the_same_where_the_package_is_not_installed(name, tmp_path):
+    model, inputs = build_model(name), model_inputs(name)
+    model.save_pretrained(tmp_path / "model")
+    torch.save(inputs, tmp_path / "inputs.pt")
+    task = "SequenceClassification" if name == "bert" else "ImageClassification"
+    code = f"""
+        import sys
+
+        class Hidden:
+            def find_spec(self, name, path=None, target=None):
+                if name.partition(".")[0] == "hf_vub":
+                    raise ModuleNotFoundError("hf_vub is hidden", name=name)
+
+        sys.meta_path.insert(0, Hidden())
+        import json, torch
+        from transformers import AutoModelFor{task}
+        try:
+            AutoModelFor{task}.from_pretrained("model")
+        except ValueError:
+            pass
+        else:
+            raise AssertionError("remote code ran without being asked for")
+        model = AutoModelFor{task}.from_pretrained("model", trust_remote_code=True)
+        assert "transformers_modules" in type(model).__module__, type(model)
+        inputs = torch.load("inputs.pt", weights_only=True)
+        print("\\n" + json.dumps(model(**inputs).logits.tolist()))
+        model.save_pretrained("again")
+        assert (__import__("pathlib").Path("again") / "modeling_vub.py").exists()
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")},
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert torch.equal(torch.tensor(json.loads(done.stdout.splitlines()[-1])), model(**inputs).logits)
