@@ -51,7 +51,7 @@ class VUBConfig(PretrainedConfig):
     """
 
     model_type = "vub"
-    sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012 - the base class has it so
+    sub_configs = {"backbone_config": AutoConfig}  # type: ignore[dict-item]  # noqa: RUF012
     keys_to_ignore_at_inference = [  # noqa: RUF012
         "rate",
         "cross_entropy",

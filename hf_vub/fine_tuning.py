@@ -108,7 +108,7 @@ def fine_tune(task: str, model: ModelArguments, data: DataArguments, training: V
         raise ValueError(f"task is {task!r}; it must be one of {', '.join(map(repr, _TASKS))}")
     if model.objective != VANILLA:
         Objective.parse(model.objective)
-    output = Path(training.output_dir)
+    output = Path(str(training.output_dir))
     settings = {"task": task, **asdict(model), **asdict(data), "seed": training.seed, "lr": training.learning_rate}
     checkpoint = _own_checkpoint(output, settings)
 
@@ -121,7 +121,8 @@ def fine_tune(task: str, model: ModelArguments, data: DataArguments, training: V
         max_train=data.max_train,
         max_test=data.max_test,
         seed=training.seed,
-        **({"text_column": data.text_column} if task == "text" else {"image_column": data.image_column}),
+        text_column=data.text_column if task == "text" else None,
+        image_column=data.image_column if task == "image" else None,
     )
     names = label_names(splits)
     for split in splits.values():
@@ -344,7 +345,8 @@ def timm_config(architecture: str, image_size: int | None = None, **options: Any
         raise ImportError('timm models need timm: pip install "hf_vub[vision]"') from error
     if not timm.is_model(architecture):
         raise ValueError(f"model is 'timm/{architecture}', an architecture that timm {timm.__version__} does not know")
-    found = timm.get_pretrained_cfg(architecture).to_dict()
+    known: Any = timm.get_pretrained_cfg(architecture)
+    found = known.to_dict()
     kept = ("input_size", "crop_pct", "interpolation", "mean", "std", "crop_mode")
     preprocessing = {name: found[name] for name in kept if name in found}
     arguments = {}

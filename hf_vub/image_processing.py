@@ -28,12 +28,13 @@ def timm_image_processor(pretrained_cfg: dict[str, Any]) -> BitImageProcessor:
     """
     _, height, width = pretrained_cfg.get("input_size", (3, 224, 224))
     crop = pretrained_cfg.get("crop_pct") or 0.875
+    resample: Any = _RESAMPLE.get(pretrained_cfg.get("interpolation", "bilinear"), 3)
     squash = pretrained_cfg.get("crop_mode") == "squash" or height != width
     edges = {"height": math.floor(height / crop), "width": math.floor(width / crop)}
     return BitImageProcessor(
         size=edges if squash else {"shortest_edge": math.floor(height / crop)},
         crop_size={"height": height, "width": width},
-        resample=_RESAMPLE.get(pretrained_cfg.get("interpolation", "bilinear"), 3),
+        resample=resample,
         image_mean=list(pretrained_cfg.get("mean", (0.485, 0.456, 0.406))),
         image_std=list(pretrained_cfg.get("std", (0.229, 0.224, 0.225))),
         do_convert_rgb=True,

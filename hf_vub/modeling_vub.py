@@ -6,7 +6,7 @@ identity, so that what it calls logits are the features, and :class:`~hf_vub.hea
 
 import copy
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -61,8 +61,8 @@ class VUBPreTrainedModel(PreTrainedModel):
     # The objective is a mean over samples: the Trainer divides it by the accumulation steps itself.
     accepts_loss_kwargs = False
     # Training the bottleneck in half precision loses its small updates, so it loads in float32 beside any backbone.
-    _keep_in_fp32_modules_strict: ClassVar = ["bottleneck_encoder", "bottleneck_decoder"]
-    _no_split_modules: ClassVar = ["VUBHead"]
+    _keep_in_fp32_modules_strict: Any = ["bottleneck_encoder", "bottleneck_decoder"]  # noqa: RUF012
+    _no_split_modules: Any = ["VUBHead"]  # noqa: RUF012
     # The backbone checks for itself what it supports.
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -172,7 +172,7 @@ class VUBPreTrainedModel(PreTrainedModel):
             placed = {
                 f"backbone.{name}" if name else "backbone": where for name, where in backbone.hf_device_map.items()
             }
-            model.hf_device_map = {**placed, "head": str(device)}
+            model.hf_device_map = {**placed, "head": str(device)}  # type: ignore[assignment]
         model._settle()
         return model.eval()
 
@@ -363,7 +363,7 @@ class VUBForImageClassification(VUBPreTrainedModel):
         """
         return self._classify({"pixel_values": pixel_values, **kwargs}, features, labels, num_samples, return_dict)
 
-    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:  # type: ignore[override]
         """Save as any model; beside a timm backbone also its preprocessing, which timm keeps in its configuration."""
         super().save_pretrained(save_directory, **kwargs)
         if kwargs.get("is_main_process", True):
@@ -383,7 +383,8 @@ def replace_classifier(model: PreTrainedModel) -> nn.Linear:
         ValueError: if the model's logits do not come from exactly one linear layer.
     """
     if hasattr(model, "timm_model"):
-        classifier = model.timm_model.get_classifier()
+        timm_model: Any = model.timm_model
+        classifier = timm_model.get_classifier()
         found = [(name, module) for name, module in model.named_modules() if module is classifier]
     else:
         inner = getattr(model, model.base_model_prefix, None) if model.base_model_prefix else None
@@ -402,7 +403,7 @@ def replace_classifier(model: PreTrainedModel) -> nn.Linear:
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, nn.Identity())
     # Some models initialise that layer by name; all others have been initialised by now.
-    model._is_hf_initialized = True
+    model._is_hf_initialized = True  # type: ignore[assignment]
     return linear
 
 

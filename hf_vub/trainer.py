@@ -99,6 +99,8 @@ class VUBTrainer(Trainer):
 
     # The loss is a mean over the batch: the Trainer divides it by the accumulation steps.
     loss_is_scaled_for_ga = False
+    args: VUBTrainingArguments
+    model: Any
 
     def __init__(
         self,
@@ -182,7 +184,7 @@ class VUBTrainer(Trainer):
             self._plane.add({name: outputs[name] for name in _TERMS})
         return (losses.mean(), outputs) if return_outputs else losses.mean()
 
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The scheduler of ``lr_scheduler_type``, or the paper's decay: 0.97 every two epochs."""
         if self.args.lr_decay == "paper" and self.lr_scheduler is None:
             epochs = self.args.num_train_epochs
@@ -193,7 +195,8 @@ class VUBTrainer(Trainer):
                     raise ValueError("lr_decay='paper' counts epochs, and this train_dataset has no length") from None
                 epochs = num_training_steps / max(1, batches // self.args.gradient_accumulation_steps)
             steps_per_epoch = max(1, math.ceil(num_training_steps / epochs))
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, _PaperDecay(steps_per_epoch))
+            optimizer = optimizer or self.optimizer
+            self.lr_scheduler = LambdaLR(optimizer, _PaperDecay(steps_per_epoch))
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
@@ -298,8 +301,9 @@ class InformationPlane(TrainerCallback, ExportableState):
             line = {"epoch": round(state.epoch), "step": state.global_step, **self._point(means), "held_out": None}
             self._write(args, [*read_records(self._path(args)), line])
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Complete the line of this epoch with its held-out values."""
+        metrics = kwargs["metrics"]
         if not (args.information_plane and state.is_world_process_zero and self._path(args).exists()):
             return
         lines = list(read_records(self._path(args)))

@@ -283,7 +283,7 @@ def test_every_option_is_in_the_checkpoint(tmp_path):
 def test_text_pipeline(tmp_path):
     from transformers import BertTokenizerFast
 
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"good bad film the was".split()]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *["good", "bad", "film", "the", "was"]]
     (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
     tokenizer = BertTokenizerFast(str(tmp_path / "vocab.txt"))
     model = build_model("bert")
