@@ -131,6 +131,42 @@ def information_plane(results: Mapping[str, Any]) -> Any:
     return drawn
 
 
+def trajectories(planes: Mapping[str, list[dict[str, Any]]]) -> Any:
+    """The information plane of some trainings, a panel each: lines of ``information_plane.jsonl`` by a title.
+
+    1 / CE over H(R) - H(Z|X), both measured on the training pass (circles) and held out (triangles); a darker point is
+    a later epoch.
+
+    Raises:
+        ValueError: when no training has an epoch to show.
+    """
+    import matplotlib
+
+    planes = {title: lines for title, lines in planes.items() if lines}
+    if not planes:
+        raise ValueError("planes holds no epochs; train with information_plane=True")
+    columns = min(2, len(planes))
+    rows = -(-len(planes) // columns)
+    with matplotlib.rc_context(_STYLE):
+        drawn, panels = _figure(3.2 * columns, 2.5 * rows + 0.4, rows, columns, squeeze=False)
+        for axes, (title, lines) in zip(panels.flat, planes.items(), strict=False):
+            held_out = [line["held_out"] for line in lines if line["held_out"]]
+            for points_, marker, label in ((lines, "o", "training"), (held_out, "^", "held out")):
+                if points_:
+                    x, y = ([point[name] for point in points_] for name in ("information_x", "information_y"))
+                    axes.plot(x, y, color="#bbbbbb", linewidth=0.6, zorder=1)
+                    shades = np.linspace(0.35, 1.0, len(x))
+                    colour = matplotlib.colormaps["viridis_r"](shades)
+                    axes.scatter(x, y, s=22, c=colour, marker=marker, edgecolors="black", linewidths=0.3, label=label)
+            axes.set_title(title, loc="left")
+            axes.legend(loc="best")
+        for axes in list(panels.flat)[len(planes) :]:
+            axes.set_visible(False)
+        drawn.supxlabel("H(R) − H(Z|X): estimate of I(Z;X) (nats); darker is later", fontsize=8)
+        drawn.supylabel("1 / CE: stand-in for I(Z;Y) (1/nats)", fontsize=8)
+    return drawn
+
+
 def calibration(results: Mapping[str, Any]) -> Any:
     """Accuracy over confidence for the stock classifier and the chosen VIB and VUB, and how often each is confident."""
     series = [("vanilla", [results["vanilla"]])]

@@ -19,7 +19,7 @@ from typing import Any
 from transformers import BertConfig
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
-from hf_vub import VUBTrainingArguments, attack_image, attack_text, synthetic
+from hf_vub import VUBTrainingArguments, attack_image, attack_text, figures, synthetic
 from hf_vub.command_line import command, parse
 from hf_vub.fine_tuning import DataArguments, ModelArguments, fine_tune
 from hf_vub.report import write_model_card
@@ -45,7 +45,7 @@ TASKS: dict[str, dict[str, Any]] = {
     },
     "text": {
         "dataset": "synthetic-reviews",
-        "vanilla": {"num_train_epochs": 5, "learning_rate": 1e-3, "per_device_train_batch_size": 32},
+        "vanilla": {"num_train_epochs": 8, "learning_rate": 1e-3, "per_device_train_batch_size": 32},
         "heads": {"num_train_epochs": 10, "learning_rate": 1e-3, "per_device_train_batch_size": 64},
     },
 }
@@ -137,7 +137,7 @@ def main() -> None:
             model = str(folder / f"{task}-vanilla")  # what the heads are put on
     print_table(rows)
     write_json(folder / "results.json", {"rows": rows})
-    information_plane({name: lines for name, lines in planes.items() if lines}, folder / "information_plane.png")
+    figures.save(figures.trajectories(planes), folder / "information_plane")
     print(f"checkpoints, cards, results.json and information_plane.png are in {folder}")
 
 
