@@ -113,7 +113,8 @@ def attack_images(
         if kind == "fgs":
             options["epsilon"] = settings.epsilons
         if kind == "cw":
-            options |= {"target": goal, "num_examples": min(settings.cw_examples, settings.num_examples)}
+            options |= {"target": goal, "steps": settings.cw_steps}
+            options["num_examples"] = min(settings.cw_examples, settings.num_examples)
         for name, head in heads.items():
             logger.info("attack: %s on %s", kind, name)
             place = folder / kind / name

@@ -106,7 +106,17 @@ class _Reproduction:
         attacking = {
             name: about[name]
             for name in (
-                *("attacks", "num_examples", "cw_examples", "how", "epsilons", "target", "stress", "stress_examples"),
+                *(
+                    "attacks",
+                    "num_examples",
+                    "cw_examples",
+                    "cw_steps",
+                    "how",
+                    "epsilons",
+                    "target",
+                    "stress",
+                    "stress_examples",
+                ),
                 "seed",
             )
         }
