@@ -218,7 +218,7 @@ def _claims(results: Mapping[str, Any], chosen: Mapping[str, Mapping[str, Any]])
     on_test = _Checker(results, chosen["test"])
     rows = [
         check.between(
-            "accuracy", "higher", f"VUB has a higher test accuracy than VIB ({where})", _paper(paper, "accuracy")
+            "accuracy", "higher", f"VUB has a higher test accuracy than VIB (paper: {where})", _paper(paper, "accuracy")
         ),
     ]
     if chosen["validation"] and next(iter(chosen["validation"].values()))["on"] == "validation":

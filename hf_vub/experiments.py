@@ -235,8 +235,8 @@ def linear_probe(features: Tensor, labels: Tensor, num_labels: int, seed: int) -
             nn.functional.cross_entropy(layer((features[rows] - mean) / spread), labels[rows]).backward()
             optimizer.step()
     with torch.no_grad():  # the standardisation becomes a part of the layer
-        layer.weight /= spread
-        layer.bias -= layer.weight @ mean
+        layer.weight.div_(spread)
+        layer.bias.sub_(layer.weight @ mean)
     return layer.requires_grad_(False)
 
 

@@ -1,0 +1,332 @@
+"""The whole pipeline on tiny data: stages, resuming, and the same results whatever happens on the way."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForImageClassification, BertConfig, BertForSequenceClassification, ResNetConfig
+
+from hf_vub.experiments import PAPER, PRESETS, experiment, load_backbone
+from hf_vub.results import read_json
+from hf_vub.sweep import HeadRun
+
+ROOT = Path(__file__).resolve().parents[1]
+SETTINGS = {"runs": 2, "epochs": 2, "betas": [1e-3, 1e-1], "num_examples": 4, "stress_examples": 4}
+SIZES = {"max_train": 120, "max_test": 40, "learning_rate": 1e-2}
+pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+pytest.importorskip("matplotlib", reason="the report needs matplotlib")
+
+
+def without_seconds(results):
+    """What two runs must agree on; the commit is the checkout's, which may move while tests run."""
+    return {name: value for name, value in results.items() if name not in ("seconds", "commit")}
+
+
+@pytest.fixture(scope="module")
+def image_model(tmp_path_factory):
+    """A tiny residual network for ten classes, with its processor, on disk."""
+    from transformers import BitImageProcessor
+
+    folder = tmp_path_factory.mktemp("models") / "resnet"
+    torch.manual_seed(0)
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    model = AutoModelForImageClassification.from_config(ResNetConfig(num_labels=10, **sizes))
+    model.save_pretrained(folder)
+    size = {"do_center_crop": False, "size": {"height": 32, "width": 32}}
+    BitImageProcessor(**size, image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text_model(tmp_path_factory):
+    """A tiny BERT for two classes with a tokenizer of its own, on disk."""
+    from hf_vub.synthetic import reviews, word_tokenizer
+
+    folder = tmp_path_factory.mktemp("models") / "bert"
+    tokenizer = word_tokenizer(reviews(200, 10)["train"]["text"], vocab_size=600, max_length=48)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, num_labels=2, **sizes)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def image_settings(image_model):
+    options = {**SETTINGS, **SIZES, "attacks": ["fgs"], "stress": ["pgd_linf"]}
+    return experiment("cifar10", model=str(image_model), dataset="digits", **options)
+
+
+@pytest.fixture(scope="module")
+def finished(image_settings, tmp_path_factory):
+    """An undisturbed run on images."""
+    from hf_vub.reproduction import reproduce
+
+    folder = tmp_path_factory.mktemp("finished") / "out"
+    return reproduce(image_settings, folder), folder
+
+
+# Settings
+
+
+def test_presets_are_the_papers():
+    imdb, imagenet = experiment("imdb", paper=True), experiment("imagenet", paper=True)
+    assert (imdb.epochs, imdb.runs, imdb.batch_size, imdb.how, imdb.num_examples) == (150, 5, 16, "first", 200)
+    assert (imagenet.epochs, imagenet.runs, imagenet.batch_size) == (100, 5, 32)
+    assert imagenet.model == "timm/inception_v3.tv_in1k"
+    assert imagenet.target == "soccer ball"
+    assert imagenet.learning_rate == 1e-4
+    assert imagenet.betas == (1e-3, 1e-2, 1e-1)
+    assert PRESETS.keys() == PAPER.keys()
+    assert experiment("imdb").runs == 10
+
+
+def test_grid_counts_every_run_once():
+    grid = experiment("imdb", runs=2, objectives=["ce", "vib", "vub"], entropy_weights=[0.5, 1.0]).grid()
+    assert len(grid) == len(set(grid)) == 2 * (1 + 3 + 3 * 2)
+    assert HeadRun("ce", 0.0, 1.0, 1) in grid
+    assert HeadRun("vib", 1e-3, 0.5, 0) not in grid
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"runs": 0}, "runs is 0"),
+        ({"validation": 1.0}, "validation is 1.0"),
+        ({"betas": []}, "betas is empty"),
+        ({"betas": [-1.0]}, "beta is -1.0"),
+        ({"objectives": ["elbo"]}, "objective is 'elbo'"),
+    ],
+)
+def test_bad_settings_are_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        experiment("imdb", **changes)
+
+
+def test_unknown_preset():
+    with pytest.raises(ValueError, match="experiment is 'mnist'; it must be one of imdb, cifar10, imagenet"):
+        experiment("mnist")
+
+
+def test_vanilla_is_the_checkpoints_own_classifier(image_settings, image_model):
+    model, processor, last = load_backbone(image_settings, 10, [])
+    stock = AutoModelForImageClassification.from_pretrained(image_model).eval()
+    pixels = torch.rand(3, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(last(model.features(pixel_values=pixels)), stock(pixels).logits)
+    assert not any(parameter.requires_grad for parameter in model.backbone.parameters())
+    assert processor.size == {"height": 32, "width": 32}
+    assert load_backbone(image_settings, 7, [])[2] is None  # of other classes: not its own
+
+
+@pytest.mark.parametrize("name", ["imdb", "imagenet"])
+def test_presets_are_built_with_random_weights_and_no_network(name):
+    if name == "imagenet":
+        pytest.importorskip("timm")
+    settings = experiment(name, from_config=True)
+    model, processor, last = load_backbone(settings, 2, ["a fine film", "a dull film"])
+    assert last is None
+    if name == "imdb":
+        assert model.head.feature_size == 768
+        features = model.features(**processor(["a fine film"], return_tensors="pt"))
+    else:
+        assert model.head.feature_size == 2048
+        assert processor.crop_size["height"] == 299
+        features = model.features(pixel_values=torch.zeros(1, 3, 299, 299))
+    assert features.shape == (1, model.head.feature_size)
+
+
+# The pipeline
+
+
+def test_results_have_every_run(finished, image_settings):
+    results, folder = finished
+    assert results["kind"] == "reproduction"
+    assert results["schema"] == 1
+    assert len(results["runs"]) == len(image_settings.grid()) == 8
+    assert results["data"]["num_train"] + results["data"]["num_validation"] == 120
+    assert results["vanilla"]["origin"] == "checkpoint"
+    columns = {"FGS 8/255", "FGS 0.1", "FGS 0.5"}
+    for run in (results["vanilla"], *results["runs"]):
+        assert run["attacks"].keys() == columns
+        for attack in run["attacks"].values():
+            assert {"clean_accuracy", "accuracy_under_attack"} <= attack.keys()
+            assert attack["num_examples"] == 4
+        assert 0 <= run["metrics"]["accuracy"] <= 1
+        assert sum(run["reliability"]["count"]) == 40
+    for run in results["runs"]:
+        assert run["metrics"]["bound_vub"] < run["metrics"]["bound_vib"]
+    assert [len(curve["information"]) for curve in results["curves"]] == [2] * 4
+    assert {row["kind"] for row in results["stress"]} == {"image_attack", "report_card"}
+    assert results["claims"]
+    assert (folder / "report.html").exists()
+    assert str(folder.parent) not in (folder / "report.html").read_text(encoding="utf-8")
+    assert (folder / "model_cards" / "vub-cifar10.md").exists()
+
+
+def test_a_head_is_measured_as_the_sweep_measures_it(finished):
+    """The accuracy on held-out rows in the last epoch's log is that of the saved head."""
+    results, folder = finished
+    for curve in results["curves"]:
+        same = ("objective", "beta", "seed")
+        (run,) = [run for run in results["runs"] if all(run[name] == curve[name] for name in same)]
+        assert run["validation"]["accuracy"] == pytest.approx(curve["eval_accuracy"][-1], abs=1e-5)
+        assert (folder / "heads").is_dir()
+
+
+def test_nothing_is_done_twice(finished, image_settings, monkeypatch):
+    from hf_vub import reproduction
+
+    results, folder = finished
+    monkeypatch.setattr(reproduction, "train_heads", None)
+    monkeypatch.setattr(reproduction, "extract", None)
+    monkeypatch.setattr(reproduction, "load_backbone", None)
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*.json") if path.name != "results.json"}
+    again = reproduction.reproduce(image_settings, folder)
+    assert without_seconds(again) == without_seconds(results)
+    assert again["seconds"] == results["seconds"]  # those of the runs that did the work
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_other_settings_redo_only_what_depends_on_them(finished, image_settings, tmp_path, monkeypatch):
+    from hf_vub import reproduction
+    from hf_vub.experiments import without
+
+    results, folder = finished
+    shutil.copytree(folder, tmp_path / "copy")
+    monkeypatch.setattr(reproduction, "train_heads", None)
+    monkeypatch.setattr(reproduction, "extract", None)
+    changed = reproduction.reproduce(without(image_settings, epsilons=("0.25",), stress=()), tmp_path / "copy")
+    assert changed["runs"][0]["attacks"].keys() == {"FGS 0.25"}
+    assert changed["runs"][0]["metrics"] == results["runs"][0]["metrics"]
+    assert changed["stress"] == []
+    back = reproduction.reproduce(image_settings, tmp_path / "copy")
+    assert without_seconds(back) == without_seconds(results)
+
+
+def test_a_lost_file_is_made_again(finished, image_settings, tmp_path):
+    from hf_vub.reproduction import reproduce
+
+    results, folder = finished
+    shutil.copytree(folder, tmp_path / "copy")
+    next((tmp_path / "copy" / "heads").rglob("vub-*.safetensors")).unlink()
+    next((tmp_path / "copy" / "features").rglob("*.safetensors")).unlink()
+    assert without_seconds(reproduce(image_settings, tmp_path / "copy")) == without_seconds(results)
+
+
+@pytest.mark.skipif(find_spec("textattack") is None, reason="text attacks are an optional extra")
+def test_texts_end_to_end(text_model, tmp_path):
+    from hf_vub.reproduction import reproduce
+
+    options = {**SETTINGS, **SIZES, "attacks": ["deepwordbug"], "epochs": 3, "objectives": ["ce", "vib", "vub"]}
+    settings = experiment("imdb", model=str(text_model), dataset="synthetic-reviews", max_length=32, **options)
+    results = reproduce(settings, tmp_path / "out")
+    assert len(results["runs"]) == 2 + 4 + 4
+    assert all(run["attacks"]["DWB"]["num_examples"] == 4 for run in results["runs"])
+    assert {(row["objective"], row["noise"]) for row in results["stress"]} == {
+        ("ce", "sampled"),
+        ("vib", "sampled"),
+        ("vub", "sampled"),
+    }
+    for example in results["examples"]["texts"]:
+        assert example["original"] != example["perturbed"]
+        assert example["label"] != example["prediction"]
+    alone = _attack_alone(settings, tmp_path / "out", results)
+    grid = next(run for run in results["runs"] if run["name"] == alone[0])["attacks"]["DWB"]
+    assert alone[1]["attack_success_rate"] == grid.get("attack_success_rate")
+    assert alone[1]["accuracy_under_attack"] == grid["accuracy_under_attack"]
+
+
+def _attack_alone(settings, folder, results):
+    """One head of the grid attacked by itself."""
+    from safetensors.torch import load_file
+
+    from hf_vub.attack_text import attack
+    from hf_vub.data import load_splits
+
+    model, tokenizer, _ = load_backbone(settings, 2, [])
+    name = results["runs"][-1]["name"]
+    model.head.load_state_dict(load_file(next((folder / "heads").rglob(f"{name}.safetensors"))))
+    test = load_splits(settings.dataset, max_train=120, max_test=40)["test"]
+    return name, attack(model, tokenizer, test, "deepwordbug", num_examples=4, max_length=32, progress=False)
+
+
+def test_without_a_classifier_there_is_a_linear_probe(image_model, tmp_path):
+    from hf_vub.reproduction import reproduce
+
+    settings = experiment(
+        "cifar10", model=str(image_model), dataset="digits", attacks=[], stress=[], validation=0.0,
+        **{**SETTINGS, **SIZES, "runs": 1}, from_config=True,
+    )  # fmt: skip
+    results = reproduce(settings, tmp_path / "out")
+    assert results["vanilla"]["origin"] == "linear probe"
+    assert results["vanilla"]["metrics"]["accuracy"] > 0.2  # chance is 0.1
+    assert results["chosen"]["validation"]["vub"]["on"] == "test"
+    assert results["vanilla"]["attacks"] == {}
+
+
+# Kills
+
+
+@pytest.fixture
+def command(image_model):
+    """The script on images with everything but the folder's content fixed, so that its results can be compared."""
+    return [
+        *(sys.executable, str(ROOT / "scripts" / "reproduce.py"), "cifar10", "--model", str(image_model)),
+        *("--dataset", "digits", "--runs", "1", "--epochs", "20", "--betas", "1e-3", "1e-1", "--max_train", "120"),
+        *("--max_test", "40", "--num_examples", "4", "--attacks", "fgs", "--stress", "none"),
+        *("--output_dir", "out"),
+    ]
+
+
+def _start(command, folder):
+    folder.mkdir(exist_ok=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_killed_again_and_again_it_ends_with_the_same_results(command, tmp_path):
+    undisturbed = _start(command, tmp_path / "undisturbed")
+    began = time.monotonic()
+    assert undisturbed.wait(timeout=300) == 0, undisturbed.stderr.read()
+    whole = time.monotonic() - began
+    rng = random.Random(0)
+    for kill in range(3):
+        process = _start(command, tmp_path / "killed")
+        # Somewhere in what is left; each attempt has come further than the one before.
+        time.sleep(whole * rng.uniform(0.3, 0.9) * (0.9**kill))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.wait(timeout=60)
+        process.stderr.close()
+    last = _start(command, tmp_path / "killed")
+    assert last.wait(timeout=300) == 0, last.stderr.read()
+    results = [read_json(tmp_path / name / "out" / "results.json") for name in ("undisturbed", "killed")]
+    assert json.dumps(without_seconds(results[0])) == json.dumps(without_seconds(results[1]))
+    leftovers = [path.name for path in (tmp_path / "killed" / "out").glob("*.json")]
+    assert sorted(leftovers) == sorted(path.name for path in (tmp_path / "undisturbed" / "out").glob("*.json"))
+    for table in (tmp_path / "undisturbed" / "out" / "tables").iterdir():
+        assert table.read_bytes() == (tmp_path / "killed" / "out" / "tables" / table.name).read_bytes()
+
+
+def test_script_says_what_is_wrong(tmp_path):
+    options = ["imdb", "--model", "nowhere", "--dataset", "nowhere.parquet", "--output_dir", str(tmp_path / "out")]
+    found = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "reproduce.py"), *options],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert found.returncode == 2
+    assert "error: no file or folder nowhere.parquet" in found.stderr
+    assert "Traceback" not in found.stderr
