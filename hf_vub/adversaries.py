@@ -17,6 +17,7 @@ pass of the declared predictor over the image that is returned.
 import contextlib
 import math
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
@@ -58,7 +59,7 @@ class _Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Attack:
+class Attack(ABC):
     """One adversary; subclasses propose images, this class holds them to the budget and scores them."""
 
     norm: ClassVar[float] = math.inf
@@ -109,9 +110,9 @@ class Attack:
         if not self.targeted:
             raise ValueError(f"{type(self).__name__} has no targeted form; those that have: {', '.join(targetable())}")
 
+    @abstractmethod
     def _propose(self, batch: _Batch) -> list[Tensor]:
         """Candidate images per budget, as the library returns them."""
-        raise NotImplementedError
 
     def distances(self, images: Tensor, adversarial: Tensor, norm: float | None = None) -> Tensor:
         """Norms (batch,) of the perturbations, in [0, 1] pixels."""

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -203,7 +204,7 @@ class FeatureRows(Dataset):
         return {"features": self.features[row], "labels": self.labels[row]}
 
 
-class _Classifier:
+class _Classifier(ABC):
     """A model with what turns its data into rows; the two kinds differ in their classes and their preprocessing."""
 
     stock_class: Any
@@ -220,8 +221,9 @@ class _Classifier:
         self.processor = self.load_processor()
         self.model = self.load_model()
 
+    @abstractmethod
     def load_processor(self) -> Any:
-        raise NotImplementedError
+        """The tokenizer or image processor."""
 
     def stock_config(self) -> PretrainedConfig:
         return AutoConfig.from_pretrained(self.arguments.model, revision=self.arguments.revision, **self.labels)
@@ -250,8 +252,9 @@ class _Classifier:
             )
         )
 
+    @abstractmethod
     def prepare(self, splits: Any, data: DataArguments) -> tuple[dict[str, Any], Any]:
-        raise NotImplementedError
+        """Rows of every split as the backbone takes them, and the collator of their batches."""
 
     def rows(self, splits: Any, data: DataArguments, seed: int) -> tuple[dict[str, Any], Any]:
         """Rows of every split and the collator of their batches; for a frozen backbone the rows are its features."""
