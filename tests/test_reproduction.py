@@ -303,7 +303,7 @@ def test_killed_again_and_again_it_ends_with_the_same_results(command, tmp_path)
     assert undisturbed.wait(timeout=300) == 0, undisturbed.stderr.read()
     whole = time.monotonic() - began
     rng = random.Random(0)
-    for kill in range(3):
+    for kill in range(2):
         process = _start(command, tmp_path / "killed")
         # Somewhere in what is left; each attempt has come further than the one before.
         time.sleep(whole * rng.uniform(0.3, 0.9) * (0.9**kill))
