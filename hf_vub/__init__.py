@@ -16,7 +16,7 @@ _HOMES = {
     "VUBTrainer": "trainer",
     "VUBTrainingArguments": "trainer",
 }
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+__all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

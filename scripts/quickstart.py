@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from datasets import disable_progress_bars
 from transformers import BertConfig
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
@@ -124,8 +126,10 @@ def main() -> None:
     (arguments,) = parse(Arguments)
     set_verbosity_error()
     disable_progress_bar()
+    disable_progress_bars()
     logging.disable(logging.INFO)
     warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)  # models as small as these gain nothing from more, and lose where cores are busy
     folder = Path(arguments.output_dir)
     rows, planes = [], {}
     for task in TASKS:
