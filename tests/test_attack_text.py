@@ -113,6 +113,9 @@ def fresh_machine(tmp_path_factory):
         patch.setenv("WNSEARCHDIR", str(mini_wordnet.write(folder / "wordnet", SYNSETS)))
         patch.setattr(nltk_resources, "WORDNET_FOLDER", str(folder / "nothing"))
         yield folder
+        # NLTK keeps an opened corpus with its path, which is about to be of no machine.
+        for corpus in (nltk.corpus.stopwords, nltk.corpus.wordnet):
+            getattr(corpus, "_unload", lambda: None)()
 
 
 @pytest.fixture
