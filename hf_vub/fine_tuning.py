@@ -135,25 +135,16 @@ def fine_tune(task: str, model: ModelArguments, data: DataArguments, training: V
     training.remove_unused_columns = training.remove_unused_columns and task == "text"
     training.disable_tqdm = training.disable_tqdm or not sys.stderr.isatty()
 
-    if model.objective == VANILLA:
-        trainer: Trainer = Trainer(
-            model=classifier.model,
-            args=training,
-            train_dataset=rows["train"],
-            eval_dataset=eval_rows,
-            data_collator=collator,
-            processing_class=classifier.processor,
-            compute_metrics=_accuracy_and_calibration,
-        )
-    else:
-        trainer = VUBTrainer(
-            model=classifier.model,
-            args=training,
-            train_dataset=rows["train"],
-            eval_dataset=eval_rows,
-            data_collator=collator,
-            processing_class=classifier.processor,
-        )
+    parts: dict[str, Any] = {
+        "model": classifier.model,
+        "args": training,
+        "train_dataset": rows["train"],
+        "eval_dataset": eval_rows,
+        "data_collator": collator,
+        "processing_class": classifier.processor,
+    }
+    vanilla = model.objective == VANILLA
+    trainer = Trainer(compute_metrics=_accuracy_and_calibration, **parts) if vanilla else VUBTrainer(**parts)
     trainer.remove_callback(PrinterCallback)
     if training.max_steps > 0 or training.num_train_epochs > 0:
         if trainer.is_world_process_zero():
