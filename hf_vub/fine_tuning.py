@@ -130,7 +130,7 @@ def fine_tune(task: str, model: ModelArguments, data: DataArguments, training: V
         check_labels(split, len(names))
     set_seed(training.seed)
     classifier = _TASKS[task](model, names, label_entropy(torch.tensor(read_labels(splits["train"])), len(names)))
-    rows, collator = classifier.rows(splits, data, training.seed)
+    rows, collator = classifier.rows(splits, data)
     eval_rows = rows.get("validation", rows["test"])
     training.remove_unused_columns = training.remove_unused_columns and task == "text"
     training.disable_tqdm = training.disable_tqdm or not sys.stderr.isatty()
@@ -247,7 +247,7 @@ class _Classifier(ABC):
     def prepare(self, splits: Any, data: DataArguments) -> tuple[dict[str, Any], Any]:
         """Rows of every split as the backbone takes them, and the collator of their batches."""
 
-    def rows(self, splits: Any, data: DataArguments, seed: int) -> tuple[dict[str, Any], Any]:
+    def rows(self, splits: Any, data: DataArguments) -> tuple[dict[str, Any], Any]:
         """Rows of every split and the collator of their batches; for a frozen backbone the rows are its features."""
         if not self.arguments.freeze_backbone or self.arguments.objective == VANILLA or data.augment:
             return self.prepare(splits, data)
