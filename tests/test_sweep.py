@@ -3,9 +3,10 @@ import math
 
 import pytest
 import torch
+from conftest import build_model
 from torch.nn import functional as F
 
-from hf_vub import stacked_head, sweep
+from hf_vub import VUBTrainer, VUBTrainingArguments, stacked_head, sweep
 from hf_vub.head import VUBHead
 from hf_vub.information import categorical_entropy, gaussian_entropy, label_entropy, prior_entropy
 from hf_vub.objectives import objective_loss, objective_terms
@@ -92,6 +93,75 @@ def test_a_large_run_is_a_plain_training_loop():
     result = train([RUNS[2]], features, labels, epochs=2, learning_rate=1e-4)[0]
     for name, weight in head.state_dict().items():
         torch.testing.assert_close(result.head.state_dict()[name], weight, rtol=0, atol=1e-5)
+
+
+class SweepOrder(torch.utils.data.Sampler):
+    """The order in which a run of a sweep sees its rows, epoch after epoch."""
+
+    def __init__(self, seed, rows):
+        self.seed, self.rows, self.epoch = seed, rows, 0
+
+    def __len__(self):
+        return self.rows
+
+    def __iter__(self):
+        yield from data_order(self.seed, self.epoch, self.rows).tolist()
+        self.epoch += 1
+
+
+@pytest.mark.parametrize("run", [RUNS[0], RUNS[1], RUNS[3]], ids=str)
+def test_a_run_is_what_the_trainer_does_on_the_same_features_order_and_noise(run, tmp_path, monkeypatch):
+    epochs, learning_rate = 5, 1e-3
+    features, labels = problem(size=32)  # what the tiny backbone gives; the trainer takes features as they are
+
+    class OrderedTrainer(VUBTrainer):
+        def _get_train_sampler(self, *_):
+            return SweepOrder(run.seed, ROWS)
+
+    model = build_model(
+        "bert",
+        objective=run.objective,
+        beta=run.beta,
+        entropy_weight=run.entropy_weight,
+        label_entropy=label_entropy(labels, LABELS),
+        freeze_backbone=True,
+    )
+    model.head.load_state_dict(initial_head(run.seed, 32, LABELS).state_dict())
+    trainer = OrderedTrainer(
+        model=model,
+        args=VUBTrainingArguments(
+            str(tmp_path),
+            num_train_epochs=epochs,
+            per_device_train_batch_size=BATCH,
+            learning_rate=learning_rate,
+            lr_decay="paper",
+            max_grad_norm=0.0,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            use_cpu=True,
+        ),
+        train_dataset=[{"features": row, "labels": label} for row, label in zip(features, labels, strict=True)],
+    )
+    noises = iter(
+        [
+            draw_noise(run.seed, epoch, step // NOISE_STEPS, (BATCH, 16))[step % NOISE_STEPS]
+            for epoch in range(epochs)
+            for step in range(math.ceil(ROWS / BATCH))
+        ]
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "randn", lambda draws, rows, *_, **__: next(noises)[None, :rows])
+        trainer.train()
+    assert next(noises, None) is None
+
+    result = train([run], features, labels, epochs=epochs, learning_rate=learning_rate)[0]
+    for name, weight in model.head.state_dict().items():
+        torch.testing.assert_close(result.head.state_dict()[name], weight, rtol=0, atol=1e-5)
+    lines = [json.loads(line) for line in (tmp_path / "information_plane.jsonl").read_text().splitlines()]
+    for epoch, line in zip(result.history, lines, strict=True):
+        for ours, theirs in {"rate": "rate", "cross_entropy": "cross_entropy", "information": "information_x"}.items():
+            assert epoch[ours] == pytest.approx(line[theirs], abs=1e-5)
 
 
 @pytest.mark.parametrize("block_bytes", [1, 200, 1000, 10**6])
