@@ -1,4 +1,4 @@
-"""Figures of a reproduction, drawn from its result JSON: Figures 1, 3, 4 and 5 of the paper and a calibration diagram.
+"""Figures drawn from result JSON: Figures 1, 3, 4 and 5 of the paper and a calibration diagram.
 
 Colours are those of Okabe and Ito, which the colour-blind can tell apart, except for the five groups of Figure 3, whose
 colours are the paper's: there every group has its own marker. Sizes fit a column of print.
@@ -7,14 +7,14 @@ colours are the paper's: there every group has its own marker. Sizes fit a colum
 import base64
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .claims import columns_of, mean_std, points, value_of
-from .tables import power
+from .tables import budget_name, power
 
 COLOURS = {"vanilla": "#000000", "ce": "#009E73", "vib": "#0072B2", "vub": "#D55E00"}
 MARKERS = {"vanilla": "*", "ce": "^", "vib": "s", "vub": "o"}
@@ -42,16 +42,12 @@ def figures(results: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ImportError: with the command to install matplotlib.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ImportError('figures need matplotlib: pip install "hf_vub[report]"') from error
-    with matplotlib.rc_context(_STYLE):
+    with _style():
         found = {
             "figure1-information-curve": information_curve(results),
             "figure3-information-plane": information_plane(results),
-            "figure4-cw": adversarial_images(results, "cw"),
-            "figure5-fgs": adversarial_images(results, "fgs"),
+            "figure4-cw": _by_objective(results, "cw"),
+            "figure5-fgs": _by_objective(results, "fgs"),
             "calibration": calibration(results),
             "robustness": robustness(results),
         }
@@ -60,10 +56,8 @@ def figures(results: Mapping[str, Any]) -> dict[str, Any]:
 
 def save(drawn: Any, path: Path) -> None:
     """Write a figure as PNG and PDF beside each other, each whole or not at all."""
-    import matplotlib
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(_STYLE):
+    with _style():
         for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
             temporary = path.with_name(f".{path.name}.{os.getpid()}.{suffix}")
             drawn.savefig(temporary, dpi=200, metadata=metadata)
@@ -140,14 +134,14 @@ def trajectories(planes: Mapping[str, list[dict[str, Any]]]) -> Any:
     Raises:
         ValueError: when no training has an epoch to show.
     """
-    import matplotlib
-
     planes = {title: lines for title, lines in planes.items() if lines}
     if not planes:
         raise ValueError("planes holds no epochs; train with information_plane=True")
     columns = min(2, len(planes))
     rows = -(-len(planes) // columns)
-    with matplotlib.rc_context(_STYLE):
+    with _style():
+        import matplotlib
+
         drawn, panels = _figure(3.2 * columns, 2.5 * rows + 0.4, rows, columns, squeeze=False)
         for axes, (title, lines) in zip(panels.flat, planes.items(), strict=False):
             held_out = [line["held_out"] for line in lines if line["held_out"]]
@@ -248,54 +242,71 @@ def robustness(results: Mapping[str, Any]) -> Any:
     return drawn
 
 
-def adversarial_images(results: Mapping[str, Any], attack: str) -> Any:
-    """Figures 4 and 5: originals above their adversarial images, for the best VIB and the best VUB."""
-    pictures = [picture for picture in results["examples"]["images"] if picture["attack"] == attack]
-    if not pictures:
-        return None
-    objectives = list(dict.fromkeys(picture["objective"] for picture in pictures))
-    by_budget = {epsilon: None for epsilon in (picture["epsilon"] for picture in pictures)}
-    width = max(len([p for p in pictures if (p["objective"], p["epsilon"]) == key]) for key in _keys(pictures))
-    drawn = _empty_figure((0.95 * width + 0.65) * len(objectives), 1.15 * (len(by_budget) + 1) + 0.3)
-    parts = np.atleast_1d(drawn.subfigures(1, len(objectives)))
-    for part, objective in zip(parts, objectives, strict=True):
-        own = [
-            [picture for picture in pictures if (picture["objective"], picture["epsilon"]) == (objective, epsilon)]
-            for epsilon in by_budget
-        ]
-        part.suptitle(objective.upper(), fontsize=9, fontweight="bold")
-        grid = np.reshape(part.subplots(len(own) + 1, width), (len(own) + 1, width))
-        for row, found, kind in zip(grid, [own[0], *own], ["original"] + ["adversarial"] * len(own), strict=True):
-            _draw_row(row, found, kind)
+def adversarial_images(panels: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
+    """Images before and after an attack, as in Figures 4 and 5: examples side by side, and panels of them by a title.
+
+    Below the originals stand, for each budget, the perturbations, magnified around mid-grey, and the adversarial
+    images; above each image is the class that it is taken for, above each perturbation what it was multiplied by.
+
+    Args:
+        panels: rows of ``hf_vub.attack_examples.image_examples`` by a title; all with the same budgets.
+
+    Raises:
+        ImportError: with the command to install matplotlib.
+    """
+    budgets = list(dict.fromkeys(picture["epsilon"] for pictures in panels.values() for picture in pictures))
+    width = max(len({picture["index"] for picture in pictures}) for pictures in panels.values())
+    rows = 1 + 2 * len(budgets)
+    with _style():
+        drawn = _empty_figure((0.95 * width + 0.75) * len(panels), 1.15 * rows + 0.3)
+        parts = np.atleast_1d(drawn.subfigures(1, len(panels)))
+        for part, (title, pictures) in zip(parts, panels.items(), strict=True):
+            part.suptitle(_short(title, 80), fontsize=9, fontweight="bold")
+            grid = np.reshape(part.subplots(rows, width), (rows, width))
+            for axes in grid.flat:
+                axes.set_axis_off()
+            found = [picture for picture in pictures if picture["epsilon"] == budgets[0]]
+            _draw_row(grid[0], "original", found, "original", [_short(picture["label"]) for picture in found])
+            for place, epsilon in enumerate(budgets):
+                found = [picture for picture in pictures if picture["epsilon"] == epsilon]
+                factors = [f"× {picture['magnification']:g}" for picture in found]
+                _draw_row(grid[2 * place + 1], "perturbation,\nmagnified", found, "perturbation", factors)
+                title = "adversarial" + ("" if epsilon is None else f"\nε = {budget_name(epsilon)}")
+                _draw_row(grid[2 * place + 2], title, found, "adversarial", list(map(_taken_for, found)))
     return drawn
 
 
-def _keys(pictures: list[dict[str, Any]]) -> set[tuple[str, float | None]]:
-    return {(picture["objective"], picture["epsilon"]) for picture in pictures}
+def _by_objective(results: Mapping[str, Any], attack: str) -> Any:
+    """Figure 4 or 5: what the attack did to the best VIB and to the best VUB."""
+    panels: dict[str, list[dict[str, Any]]] = {}
+    for picture in results["examples"]["images"]:
+        if picture["attack"] == attack:
+            panels.setdefault(picture["objective"].upper(), []).append(picture)
+    return adversarial_images(panels) if panels else None
 
 
-def _draw_row(row: Any, found: list[dict[str, Any]], kind: str) -> None:
-    """Images of one kind side by side, with what they are taken for above and their size at the left."""
-    for axes in row:
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.grid(False)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-    title = kind
-    if kind == "adversarial" and found:
-        distance = float(np.mean([picture["l2"] for picture in found]))
-        epsilon = found[0]["epsilon"]
-        title = f"mean\nL2 {distance:.2f}" if epsilon is None else f"ε =\n{found[0]['column'].split()[-1]}"
-    row[0].set_ylabel(title, rotation=0, ha="right", va="center", labelpad=4, fontsize=7)
-    for axes, picture in zip(row, found, strict=False):
+def _draw_row(row: Any, title: str, found: Sequence[Mapping[str, Any]], kind: str, labels: Sequence[str]) -> None:
+    """Images of one kind side by side, each under its label, with a title at the left."""
+    place = {"xycoords": "axes fraction", "xytext": (-6, 0), "textcoords": "offset points", "ha": "right"}
+    row[0].annotate(title, (0, 0.5), va="center", fontsize=7, **place)
+    for axes, picture, label in zip(row, found, labels, strict=False):
         axes.imshow(_pixels(picture[kind]), interpolation="nearest")
-        label = _short(picture["label"] if kind == "original" else picture["prediction"])
-        if kind == "adversarial" and not picture["success"]:
-            label += " (held)"
-        if kind == "adversarial" and picture["epsilon"] is None:
-            label += f"\nL2 {picture['l2']:.2f}"
         axes.set_title(label, fontsize=6, pad=2)
+
+
+def _taken_for(picture: Mapping[str, Any]) -> str:
+    held = "" if picture["success"] else " (held)"
+    distance = f"\nL2 {picture['l2']:.2f}" if picture["epsilon"] is None else ""
+    return _short(picture["prediction"]) + held + distance
+
+
+def _style() -> Any:
+    """The context in which every figure is drawn."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError('figures need matplotlib: pip install "hf_vub[report]"') from error
+    return matplotlib.rc_context(_STYLE)
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, Any]:

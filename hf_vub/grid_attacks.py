@@ -4,22 +4,20 @@ All heads share one frozen backbone. Texts are attacked together over one memory
 head by head: the gradient through the backbone differs from head to head, so there is little to share.
 """
 
-import base64
-import io
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from torch import Tensor, nn
+from torch import nn
 
+from .attack_examples import image_examples, text_examples
 from .data import label_names
 from .experiments import Experiment, HeadOnFeatures
 from .image_examples import class_index
-from .preprocessing import clean_text
 from .recipes import resolve_recipe
-from .results import read_records
+from .tables import budget_name
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +29,6 @@ _FIGURES = (
     *("attack_success_interval", "l2_mean", "l2_median", "epsilon", "words_perturbed_mean", "queries_mean", "redraws"),
 )
 _ABOUT = ("kind", "attack", "noise", "how", "seed", "target", "stopwords")
-_PICTURE_SIZE = 160
 _PICTURES = 4
 _TEXTS = 2
 
@@ -72,7 +69,8 @@ def attack_texts(
         found = attack_heads(model, heads, tokenizer, dataset, output_dir=folder / recipe, **options)
         for name, result in found.items():
             attacks[name][column] = {**_only(result, _ABOUT), **_only(result, _FIGURES)}
-        texts += _texts(folder / recipe / "vanilla", column, label_names(dataset))
+        shown = text_examples(folder / recipe / "vanilla", label_names(dataset), _TEXTS)
+        texts += [{"attack": column, "head": "vanilla", **text} for text in shown]
     for noise in settings.stress if settings.attacks else ():
         recipe = resolve_recipe(settings.attacks[0])
         chosen = {name: heads[name] for name in best.values()}
@@ -123,7 +121,8 @@ def attack_images(
                 figures = {**_only(found, _ABOUT), **_only({**found, **budget}, _FIGURES)}
                 attacks[name][_column(kind, budget["epsilon"])] = figures
         for objective, name in best.items():
-            images += _images(folder / kind / name, kind, objective, names)
+            shown = image_examples(folder / kind / name, names, _PICTURES)
+            images += [{"attack": kind, "objective": objective, **picture} for picture in shown]
     few = min(settings.stress_examples, settings.num_examples)
     for objective, name in best.items():
         classifier = HeadOnFeatures(model, heads[name])
@@ -168,11 +167,7 @@ def _only(result: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 def _column(kind: str, epsilon: float | None) -> str:
     """What tables call an attack on images at a budget."""
     title = {"fgs": "FGS", "cw": "CW"}.get(kind, kind)
-    if epsilon is None:
-        return title
-    steps = epsilon * 255
-    shown = f"{steps:.0f}/255" if abs(steps - round(steps)) < 1e-6 and round(epsilon, 3) != epsilon else f"{epsilon:g}"
-    return f"{title} {shown}"
+    return title if epsilon is None else f"{title} {budget_name(epsilon)}"
 
 
 def _goal(target: str | None, names: Sequence[str]) -> int:
@@ -183,67 +178,3 @@ def _goal(target: str | None, names: Sequence[str]) -> int:
         except ValueError as error:
             logger.warning("%s; the target is the last class, %s", error, names[-1])
     return len(names) - 1
-
-
-def _texts(folder: Path, column: str, names: Sequence[str]) -> list[dict[str, Any]]:
-    """The successes on the shortest texts with the fewest words changed."""
-    wins = [record for record in read_records(folder / "records.jsonl") if record.get("success")]
-    wins.sort(key=lambda record: (record["words_perturbed"], record["words"], record["index"]))
-    return [
-        {
-            "attack": column,
-            "head": "vanilla",
-            "index": record["index"],
-            "original": clean_text(record["original_text"]),
-            "perturbed": clean_text(record["perturbed_text"]),
-            "label": names[record["label"]],
-            "prediction": names[record["perturbed_prediction"]],
-        }
-        for record in wins[:_TEXTS]
-    ]
-
-
-def _images(folder: Path, kind: str, objective: str, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Successes with their originals as PNG, at every budget."""
-    from safetensors.torch import load_file
-
-    path = folder / "images.safetensors"
-    if not path.exists():
-        return []
-    found = load_file(path)
-    records = {record["index"]: record for record in read_records(folder / "records.jsonl")}
-    chosen = found["success"].all(dim=1).nonzero().squeeze(1).tolist()
-    if not chosen:
-        chosen = found["success"].any(dim=1).nonzero().squeeze(1).tolist()
-    pictures = []
-    for row in chosen[:_PICTURES]:
-        index = int(found["index"][row])
-        for place, outcome in enumerate(records[index]["outcomes"]):
-            pictures.append(
-                {
-                    "attack": kind,
-                    "objective": objective,
-                    "index": index,
-                    "epsilon": outcome["epsilon"],
-                    "column": _column(kind, outcome["epsilon"]),
-                    "l2": outcome["l2"],
-                    "success": outcome["success"],
-                    "label": names[int(found["label"][row])],
-                    "prediction": names[outcome["prediction"]] if outcome["prediction"] >= 0 else "none",
-                    "original": _png(found["original"][row]),
-                    "adversarial": _png(found["adversarial"][row, place]),
-                }
-            )
-    return pictures
-
-
-def _png(pixels: Tensor) -> str:
-    """Pixels (channels, height, width) in [0, 1] as a PNG in base64, made smaller where they are large."""
-    from PIL import Image
-
-    values = (pixels * 255).round().byte().permute(1, 2, 0).numpy()
-    image = Image.fromarray(values.squeeze(-1) if values.shape[-1] == 1 else values)
-    image.thumbnail((_PICTURE_SIZE, _PICTURE_SIZE))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()

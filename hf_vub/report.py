@@ -19,7 +19,7 @@ from . import figures
 from .claims import HOLDS, UNTESTED, points
 from .model_cards import environment, model_card, write_model_card
 from .results import read_json, write_json, write_text
-from .tables import Table, tables, text_examples, text_examples_markdown
+from .tables import Table, marked_texts, marked_texts_markdown, tables
 
 __all__ = ["card_results", "model_card", "write_cards", "write_model_card", "write_report"]
 
@@ -28,9 +28,10 @@ _CAPTIONS = {
     "runs, large ones their means.",
     "figure3-information-plane": "Figure 3: the information plane, one mark per epoch, in the paper's five groups of "
     "epochs.",
-    "figure4-cw": "Figure 4: successful targeted Carlini-Wagner attacks. Above each image the class it is taken for.",
+    "figure4-cw": "Figure 4: targeted Carlini-Wagner attacks. Above each image the class it is taken for, above each "
+    "perturbation its magnification.",
     "figure5-fgs": "Figure 5: untargeted fast gradient sign attacks by budget. Above each image the class it is taken "
-    "for.",
+    "for, above each perturbation its magnification.",
     "calibration": "Calibration on the test set at the chosen betas, all runs together: accuracy over confidence, and "
     "how many rows have which confidence.",
     "robustness": "Success of each attack over beta, mean and standard deviation over runs; the dashed line is the "
@@ -64,7 +65,7 @@ def write_report(results: Mapping[str, Any], folder: str | Path) -> Path:
         write_text(folder / "tables" / f"{table.name}.md", table.markdown())
         write_text(folder / "tables" / f"{table.name}.tex", table.latex())
     if results["examples"]["texts"]:
-        write_text(folder / "tables" / "table3.md", text_examples_markdown(results))
+        write_text(folder / "tables" / "table3.md", marked_texts_markdown(results["examples"]["texts"]))
     write_cards(results, folder / "model_cards")
     images = {name: (folder / "figures" / f"{name}.png").read_bytes() for name in drawn}
     return write_text(folder / "report.html", html(results, made, images))
@@ -86,7 +87,7 @@ def html(results: Mapping[str, Any], made: list[Table], images: Mapping[str, byt
             results=results,
             tables={table.name: table for table in made},
             order=[table.name for table in made],
-            texts=text_examples(results),
+            texts=marked_texts(results["examples"]["texts"]),
             images=[
                 (name, base64.b64encode(data).decode(), _CAPTIONS[name], _width(data)) for name, data in images.items()
             ],

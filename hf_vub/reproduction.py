@@ -13,7 +13,6 @@ killed run left behind: the final ``results.json`` is the same whatever happened
 """
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -35,12 +34,12 @@ from .information import label_entropy
 from .inputs import digest
 from .metrics import classification_metrics, reliability_bins
 from .report import write_report
-from .results import provenance, read_json, write_json
+from .results import claim, provenance, read_json, replacing, write_json
 from .sweep import HeadRun, Settings, SweepResult, train_heads
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # a part of every key: raise it when a stage would give other content under the same key
+FORMAT = 2  # a part of every key: raise it when a stage would give other content under the same key
 STAGES = ("embed", "sweep", "evaluate", "attack", "statistics", "report")
 CURVES = ("information", "inverse_cross_entropy", "cross_entropy", "rate", "entropy", "eval_accuracy")
 
@@ -58,7 +57,7 @@ def reproduce(settings: Experiment, output_dir: str | Path, device: str | torch.
         with their metrics and attacks, ``curves`` per epoch, ``chosen`` betas, ``statistics`` and ``claims``.
 
     Raises:
-        ValueError: for data and backbone that do not fit, or several processes.
+        ValueError: for data and backbone that do not fit, several processes, or a folder that another one writes to.
         ImportError: with the command to install what is missing.
 
     Source: section 4 of the paper.
@@ -68,7 +67,8 @@ def reproduce(settings: Experiment, output_dir: str | Path, device: str | torch.
     state = PartialState()
     if state.num_processes > 1:
         raise ValueError(f"a reproduction runs in one process, but there are {state.num_processes}")
-    return _Reproduction(settings, Path(output_dir), torch.device(device or state.device)).run()
+    with claim(output_dir):
+        return _Reproduction(settings, Path(output_dir), torch.device(device or state.device)).run()
 
 
 def run_name(run: HeadRun) -> str:
@@ -347,10 +347,8 @@ def _terms(run: HeadRun, shared: Settings, head: VUBHead, features: Tensor, labe
 
 def _save(module: nn.Module, path: Path) -> None:
     """Weights in one file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file({name: value.contiguous() for name, value in module.state_dict().items()}, temporary)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        save_file({name: value.contiguous() for name, value in module.state_dict().items()}, temporary)
 
 
 def _identity(name: str) -> list[list[Any]]:

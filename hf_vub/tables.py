@@ -64,20 +64,24 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
     return found
 
 
-def text_examples(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Table 3: texts before and after an attack as parts (kind, text), kind being "same", "removed" or "inserted"."""
-    return [{**example, "parts": _parts(example)} for example in results["examples"]["texts"]]
+def marked_texts(examples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Table 3: texts before and after an attack, with ``parts`` (kind, text): "same", "removed" or "inserted".
+
+    Args:
+        examples: rows of ``hf_vub.attack_examples.text_examples``, each with its ``attack``.
+    """
+    return [{**example, "parts": _parts(example)} for example in examples]
 
 
-def text_examples_markdown(results: Mapping[str, Any]) -> str:
+def marked_texts_markdown(examples: Sequence[Mapping[str, Any]]) -> str:
     """Table 3 in Markdown: inserted words bold and underlined, removed ones struck through."""
     marks = {"same": ("", ""), "removed": ("<del>", "</del>"), "inserted": ("<u>**", "**</u>")}
-    lines = []
-    for example in text_examples(results):
-        title = f"{example['attack']}, {example['label']} taken for {example['prediction']}"
+    lines = ["| attack | class | taken for | text |", "|---|---|---|---|"]
+    for example in marked_texts(examples):
+        cells = [escape_markdown(example[name]) for name in ("attack", "label", "prediction")]
         parts = [f"{marks[kind][0]}{escape_markdown(text)}{marks[kind][1]}" for kind, text in example["parts"]]
-        lines.append(f"**{escape_markdown(title)}**\n\n{' '.join(parts)}\n")
-    return "\n".join(lines)
+        lines.append("| " + " | ".join([*cells, " ".join(parts)]) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def _paper_table(results: Mapping[str, Any]) -> Table:
@@ -252,6 +256,12 @@ def power(beta: float) -> str:
     if abs(power - round(power)) > 1e-9:
         return f"{beta:g}"
     return "10" + str(round(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def budget_name(epsilon: float) -> str:
+    """A budget as people write it: in steps of 1/255 where it is a whole number of these, else as a decimal."""
+    steps = epsilon * 255
+    return f"{steps:.0f}/255" if abs(steps - round(steps)) < 1e-6 and round(epsilon, 3) != epsilon else f"{epsilon:g}"
 
 
 def _latex(text: str) -> str:

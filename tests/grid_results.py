@@ -173,12 +173,13 @@ def _examples(task, classes, hostile):
                             "objective": objective,
                             "index": index,
                             "epsilon": epsilon,
-                            "column": "CW" if epsilon is None else "FGS 8/255" if epsilon < 0.1 else f"FGS {epsilon}",
                             "l2": 1.5 if epsilon is None else 55 * epsilon,
                             "success": True,
                             "label": classes[index],
                             "prediction": classes[-1],
+                            "magnification": 5.0,
                             "original": _png(index, 0.0),
+                            "perturbation": _png(index, 0.3),
                             "adversarial": _png(index, epsilon or 0.02),
                         }
                     )

@@ -19,11 +19,14 @@ FLOORS = [
         "nltk_resources",
         "textattack_compat",
         "run_log",
+        "hub",
+        "model_cards",
     },
     {"objectives", "head", "image_processing"},
     {"modeling_vub", "inputs", "embeddings", "stacked_head", "tokens", "pixels", "adversaries", "image_examples"},
     {"trainer", "registration", "fine_tuning", "sweep", "attack_text", "attack_image", "masking", "recipes"},
-    {"experiments", "grid_attacks", "claims", "tables", "figures", "report", "model_cards", "reproduction"},
+    {"experiments", "grid_attacks", "attack_examples", "claims", "tables", "figures"}
+    | {"report", "reproduction"},
 ]
 MODULES = {path.stem: path for path in Path(hf_vub.__file__).parent.glob("*.py") if path.stem != "__init__"}
 

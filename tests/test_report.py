@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from hf_vub.claims import choose, phases, statistics
 from hf_vub.report import model_card, write_model_card, write_report
 from hf_vub.results import read_json
-from hf_vub.tables import tables, text_examples, text_examples_markdown
+from hf_vub.tables import marked_texts, marked_texts_markdown, tables
 
 HOSTILE = 'x|<script>alert("1")</script>`*_[a](javascript:b)\n# head {{ 7 * 7 }}'
 TOKEN = "hf_" + "abcdefgh" * 4
@@ -261,10 +261,10 @@ def test_latex_is_balanced_and_escaped(texts):
 
 
 def test_text_diffs_show_what_was_inserted_and_removed(texts):
-    (example,) = text_examples(texts)
+    (example,) = marked_texts(texts["examples"]["texts"])
     assert [words for kind, words in example["parts"] if kind == "removed"] == ["great", "leave"]
     assert [words for kind, words in example["parts"] if kind == "inserted"] == ["graet", "elave"]
-    markdown = text_examples_markdown(texts)
+    markdown = marked_texts_markdown(texts["examples"]["texts"])
     assert "<del>great</del> <u>**graet**</u>" in markdown
     assert "[...]" not in example["parts"][0][1]
 
