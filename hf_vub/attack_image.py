@@ -167,6 +167,7 @@ def attack(
         **provenance(),
         **{key: value for key, value in settings.items() if key not in ("save_images", "redraws", "epsilons")},
         "target": None if goal is None else {"index": goal, "name": classes[goal]},
+        "class_names": classes,
         **_summary(records, epsilons, settings["redraws"], targeted=goal is not None),
         "seconds": sum(record["seconds"] for record in records),
     }

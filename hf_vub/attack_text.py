@@ -244,7 +244,8 @@ class _Examples:
     rows: list[int]
     texts: list[str]
     labels: list[int]
-    num_classes: int | None
+    class_names: list[str]
+    """Empty where the data has no names for them."""
 
     def __iter__(self) -> Iterator[tuple[int, str, int]]:
         return zip(self.rows, self.texts, self.labels, strict=True)
@@ -282,7 +283,7 @@ def _open(dataset: Any, options: _Options, split: str, text_column: str | None, 
         list(rows),
         [clean_text(text) if isinstance(text, str) else "" for text in texts],
         [int(labels[row]) for row in rows],
-        feature.num_classes if isinstance(feature, ClassLabel) else None,
+        list(feature.names) if isinstance(feature, ClassLabel) else [],
     )
 
 
@@ -383,7 +384,8 @@ def _run(
     for name, log in logs.items():
         records = log.finish(examples.rows)
         shown = {key: value for key, value in log.settings.items() if key != "redraws"}
-        result = {**provenance(), **shown, **_summary(records, options)}
+        result = {**provenance(), **shown, "class_names": _class_names(features.model, examples)}
+        result |= _summary(records, options)
         result["seconds"] = sum(record["seconds"] for record in records)
         if log.path is not None and state.is_main_process:
             write_json(log.path / "result.json", result)
@@ -396,9 +398,16 @@ def _check_classes(classifier: TextClassifier, examples: _Examples) -> None:
     classes = classifier(["a"]).shape[-1]
     classifier.clear()
     highest = max(examples.labels)
-    if highest >= classes or min(examples.labels) < 0 or (examples.num_classes or classes) != classes or classes < 2:
-        told = f"has {examples.num_classes} classes" if examples.num_classes else f"has labels up to {highest}"
+    named = len(examples.class_names)
+    if highest >= classes or min(examples.labels) < 0 or (named or classes) != classes or classes < 2:
+        told = f"has {named} classes" if named else f"has labels up to {highest}"
         raise ValueError(f"the model has {classes} classes, but dataset {examples.name} {told}: they do not fit")
+
+
+def _class_names(model: Any, examples: _Examples) -> list[str]:
+    """What the data calls the classes, or else the model."""
+    known = getattr(getattr(model, "config", None), "id2label", None) or {}
+    return examples.class_names or [str(name) for name in known.values()]
 
 
 def _digest(model: nn.Module | None) -> str:
