@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .results import write_text
+from .results import mask, mask_options, read_json, write_text
 
 _TASKS = {
     "text": ("text-classification", "Text classification"),
@@ -59,15 +59,14 @@ _SETTINGS = (
 )
 _NOT_ON_HUB = ("synthetic-reviews", "digits", "sample")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
-_SECRET = re.compile(r"token|secret|password|api.?key", re.IGNORECASE)
 
 
 def model_card(result: Mapping[str, Any], attacks: Sequence[Mapping[str, Any]] = ()) -> str:
     """The model card of one training result: metadata for the Hub, use, limits, settings, results and how to load it.
 
     Args:
-        result: a training result JSON (``kind: "train"``).
+        result: a training result JSON (``kind: "train"``). Under ``card`` it may hold ``language``, ``license`` and
+            ``tags`` for the metadata.
         attacks: result JSON of attacks on that model.
 
     Returns:
@@ -124,6 +123,35 @@ def write_model_card(folder: str | Path, result: Mapping[str, Any], attacks: Seq
     return write_text(Path(folder) / "README.md", model_card(result, attacks))
 
 
+def refresh_model_card(folder: str | Path) -> Path | None:
+    """Write the card of a trained checkpoint's folder anew, from the result files that are there now.
+
+    These are its own ``result.json`` and ``*/result.json`` of the attacks on it.
+
+    Returns:
+        The path of the card; None where the folder holds no training result, and so needs no card.
+    """
+    folder = Path(folder)
+    result = _result(folder / "result.json")
+    if result.get("kind") != "train":
+        return None
+    attacks = [
+        found
+        for path in sorted(folder.glob("*/result.json"))
+        if (found := _result(path)).get("kind") in ("text_attack", "image_attack")
+        and Path(str(found.get("model"))).resolve().name == folder.resolve().name
+    ]
+    return write_model_card(folder, result, attacks)
+
+
+def _result(path: Path) -> dict[str, Any]:
+    """A result file; nothing where there is none, or another file of that name."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        return {}
+
+
 def environment() -> Any:
     """The Jinja2 environment of this package's templates, with the filters ``md`` and ``literal``; HTML is escaped."""
     try:
@@ -151,7 +179,7 @@ def escape_markdown(text: Any) -> str:
 
 def public_name(name: Any) -> str:
     """A name that may be published: a Hub id as it is, of a path on this machine the last component alone."""
-    text = _TOKEN.sub("***", str(name or "unnamed"))
+    text = mask(str(name or "unnamed"))
     normal = text.replace("\\", "/").rstrip("/")
     local = normal.startswith((".", "/", "~")) or normal.count("/") > 1 or ":" in normal or Path(text).exists()
     return (normal.rsplit("/", 1)[-1] or "unnamed") if local else normal
@@ -230,15 +258,19 @@ def _metadata(result: Mapping[str, Any], attacks: Sequence[Mapping[str, Any]]) -
                     }
                     found.append(EvalResult(**named, metric_args=arguments, **place, **against))
     base, dataset = result.get("base_model"), result.get("dataset")
+    card = dict(result.get("card") or {})
+    tags = card.pop("tags", [])
+    tags = [tags] if isinstance(tags, str) else tags
     data = ModelCardData(
         base_model=str(base) if is_hub_id(base) else None,
         datasets=[str(dataset)] if is_hub_id(dataset) else None,
         library_name="transformers",
         pipeline_tag=task,
         metrics=["accuracy"],
-        tags=["hf_vub", "information-bottleneck", "adversarial-robustness", objective],
+        tags=list(dict.fromkeys(["hf_vub", "information-bottleneck", "adversarial-robustness", objective, *tags])),
         model_name=public_name(result.get("model")),
         eval_results=found or None,
+        **card,
     )
     return str(data.to_yaml())
 
@@ -270,23 +302,14 @@ def _safe_command(command: str) -> str:
         words = shlex.split(command)
     except ValueError:
         return "not shown"
-    shown, hide = [], False
-    for word in words:
-        option, equals, value = word.partition("=")
-        if hide and not word.startswith("-"):
-            shown.append("***")
-        elif equals and _SECRET.search(option):
-            shown.append(f"{option}=***")
-        elif equals and option.startswith("-"):
-            shown.append(f"{option}={_safe_word(value)}")
-        else:
-            shown.append(_safe_word(word))
-        hide = word.startswith("-") and not equals and _SECRET.search(word) is not None
-    return shlex.join(shown)
+    return shlex.join(map(_safe_word, mask_options(words)))
 
 
 def _safe_word(word: str) -> str:
-    word = _TOKEN.sub("***", word)
+    """A word of a command, of a path on this machine the last component alone."""
+    option, equals, value = word.partition("=")
+    if equals and option.startswith("-"):
+        return f"{option}={_safe_word(value)}"
     return (word.rstrip("/").rsplit("/", 1)[-1] or "/") if word.startswith(("/", "~")) else word
 
 

@@ -8,15 +8,20 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 SCHEMA = 1
+
+_TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
+_SECRET = re.compile(r"(^|[-_])(token|secret|password|passwd|api[-_]?key)$", re.IGNORECASE)
 
 _PACKAGES = (
     "hf_vub",
@@ -45,13 +50,38 @@ def versions() -> dict[str, str]:
 
 
 def command() -> str:
-    """The shell command that started this process, with the program named relative to the working directory."""
+    """The shell command that started this process, secrets masked, its program relative to the working directory."""
     program = sys.argv[0] if sys.argv else ""
     path = Path(program)
     if path.is_absolute():
         inside = path.is_relative_to(Path.cwd())
         program = str(path.relative_to(Path.cwd())) if inside else path.name
-    return shlex.join(["python", program, *sys.argv[1:]])
+    return shlex.join(["python", program, *mask_options(sys.argv[1:])])
+
+
+def mask(text: str) -> str:
+    """The text with ``***`` in the place of every Hugging Face access token."""
+    return _TOKEN.sub("***", text)
+
+
+def mask_options(words: Sequence[str]) -> list[str]:
+    """The words of a command with ``***`` in the place of access tokens and of the values of secret options.
+
+    Example:
+        >>> mask_options(["--hub_token", "abc", "--api-key=abc", "--batch_tokens", "64"])
+        ['--hub_token', '***', '--api-key=***', '--batch_tokens', '64']
+    """
+    shown, hide = [], False
+    for word in words:
+        option, equals, _ = word.partition("=")
+        secret = _SECRET.search(option) is not None
+        if hide and not word.startswith("-"):
+            word = "***"
+        elif equals and secret:
+            word = f"{option}=***"
+        hide = secret and not equals and word.startswith("-")
+        shown.append(mask(word))
+    return shown
 
 
 def commit() -> str | None:
@@ -75,20 +105,57 @@ def provenance() -> dict[str, Any]:
     return {"schema": SCHEMA, "versions": versions(), "command": command(), "commit": commit()}
 
 
-def write_text(path: str | Path, text: str) -> Path:
-    """Write a file whole or not at all: to a temporary name in the same folder, fsync, then rename over ``path``."""
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Write a file whole or not at all.
+
+    The block writes to the temporary name that it is given, in the same folder. At its end that file is flushed to
+    disk and renamed over ``path``; where the block raises, ``path`` stays as it was.
+
+    Example:
+        >>> with replacing(folder / "head.safetensors") as temporary:  # doctest: +SKIP
+        ...     save_file(tensors, temporary)
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
+        yield temporary
+        with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return path
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a text file whole or not at all; a lone surrogate becomes its escape, as JSON has it too."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+    return Path(path)
+
+
+def claim(folder: str | Path) -> AbstractContextManager[Any]:
+    """Take a run's folder for this process, until the end of the ``with`` block or of the process.
+
+    The lock is the system's: a process that is killed leaves none behind, whatever files are still there.
+
+    Raises:
+        ValueError: another process holds the folder.
+        OSError: the folder cannot be made or written to.
+    """
+    from filelock import FileLock, Timeout
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # One lock for all of this process: where a run failed and somebody keeps its traceback, another one may start.
+    lock = FileLock(folder / ".lock", timeout=0, is_singleton=True, thread_local=False)
+    try:
+        return lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"another process is writing to {folder}; wait for it to end, or name another folder"
+        ) from None
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> Path:
@@ -100,7 +167,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """Read one JSON object; raises ValueError that names the file when it is not one."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a JSON {type(content).__name__}, not an object")
@@ -118,7 +185,7 @@ def append_record(path: str | Path, record: Mapping[str, Any]) -> None:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 line = "\n" + line
-        file.write(line.encode("utf-8", errors="surrogatepass"))
+        file.write(line.encode("utf-8", errors="backslashreplace"))
         file.flush()
         os.fsync(file.fileno())
 
@@ -131,8 +198,8 @@ def read_records(path: str | Path) -> Iterator[dict[str, Any]]:
     with open(path, "rb") as file:
         for raw in file:
             try:
-                record = json.loads(raw.decode("utf-8", errors="surrogatepass"))
-            except (UnicodeDecodeError, json.JSONDecodeError):
+                record = json.loads(raw)
+            except (ValueError, RecursionError):
                 continue
             if isinstance(record, dict):
                 yield record

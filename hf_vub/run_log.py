@@ -8,11 +8,12 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from .results import append_record, read_json, read_records, write_json, write_text
+from .results import append_record, claim, read_json, read_records, write_json, write_text
 
 
 def processes() -> Any:
@@ -31,7 +32,8 @@ class RunLog:
         state: of the processes, from ``processes``.
 
     Raises:
-        ValueError: ``path`` holds a run with other settings, or is None under several processes.
+        ValueError: ``path`` holds a run with other settings or is being written by another job, or it is None under
+            several processes.
     """
 
     def __init__(self, path: str | Path | None, settings: dict[str, Any], state: Any):
@@ -39,10 +41,13 @@ class RunLog:
         self.settings = settings
         self.state = state
         self.records: dict[int, dict[str, Any]] = {}
+        self._claimed = ExitStack()  # until the run is finished, or the process ends
         if self.path is None:
             if state.num_processes > 1:
                 raise ValueError("output_dir is None, but several processes meet in their files: give a folder")
             return
+        if state.is_main_process:
+            self._claimed.enter_context(claim(self.path))
         known = self.path / "run.json"
         if known.exists():
             before = read_json(known)
@@ -76,9 +81,10 @@ class RunLog:
             write_text(self.path / "records.jsonl", "".join(lines))
             for part in self.path.glob("records-*.jsonl"):
                 part.unlink()
+        self._claimed.close()
         return ordered
 
     def _read(self) -> None:
         assert self.path is not None
         for part in sorted(self.path.glob("records*.jsonl")):
-            self.records.update((record["index"], record) for record in read_records(part))
+            self.records.update((record["index"], record) for record in read_records(part) if "index" in record)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import subprocess
 import sys
 from pathlib import Path
 
@@ -41,7 +42,27 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     assert results.read_json(path) == {"old": 1}
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", "", "\udcff"])
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a.bin"
+    with results.replacing(path) as temporary:
+        temporary.write_bytes(b"old")
+        assert not path.exists()
+    with pytest.raises(FileNotFoundError), results.replacing(path):
+        pass  # nothing was written
+    with pytest.raises(TypeError), results.replacing(path) as temporary:
+        temporary.write_bytes(b"n" + object())  # type: ignore[operator]
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in path.parent.iterdir()] == ["a.bin"]
+
+
+def test_a_folder_below_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for write in (lambda path: results.write_json(path, {}), lambda path: results.append_record(path, {})):
+        with pytest.raises(OSError, match="file"):
+            write(tmp_path / "file" / "a.json")
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "", "\udcff", "[" * 100_000, '{"a": ' + "9" * 5000 + "}"])
 def test_broken_json_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "broken.json"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
@@ -65,11 +86,14 @@ def test_records_outlive_a_kill_at_any_byte(tmp_path: Path) -> None:
 def test_a_lone_surrogate_survives(tmp_path: Path) -> None:
     results.append_record(tmp_path / "r.jsonl", {"text": "a\ud800b"})
     assert list(results.read_records(tmp_path / "r.jsonl")) == [{"text": "a\ud800b"}]
+    assert results.read_json(results.write_json(tmp_path / "r.json", {"text": "\udfff"})) == {"text": "\udfff"}
 
 
 def test_rubbish_between_records_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
-    path.write_bytes(b'{"row": 0}\n[1]\n\xff\xfe\n{"row"\n\n{"row": 1}\n')
+    path.write_bytes(
+        b'{"row": 0}\n[1]\n\xff\xfe\n{"row"\n\n' + b"[" * 100_000 + b"\n" + b"9" * 5000 + b'\n{"row": 1}\n'
+    )
     assert [record["row"] for record in results.read_records(path)] == [0, 1]
     assert list(results.read_records(tmp_path / "none.jsonl")) == []
 
@@ -87,6 +111,48 @@ def test_the_command_names_no_machine_path(monkeypatch: pytest.MonkeyPatch, tmp_
     assert results.command() == "python scripts/run.py --name 'two words'"
     monkeypatch.setattr(sys, "argv", ["/somewhere/else/run.py"])
     assert results.command() == "python run.py"
+
+
+def test_the_command_tells_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    token = "hf_" + "a1" * 16
+    words = [
+        "--hub_token",
+        "s3cret",
+        "--api-key=s3cret",
+        "--model",
+        f"https://me:{token}@host/m",
+        "--batch_tokens",
+        "64",
+    ]
+    monkeypatch.setattr(sys, "argv", ["run.py", *words, "--push_to_hub_token", "--seed", "1"])
+    found = results.command()
+    assert "s3cret" not in found
+    assert token not in found
+    assert found.endswith("--batch_tokens 64 --push_to_hub_token --seed 1")
+
+
+CLAIMED = """
+import sys
+from hf_vub.results import claim
+with claim(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_process_at_a_time_writes_to_a_folder(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", CLAIMED, str(tmp_path / "run")]
+    root = str(Path(results.__file__).parents[1])
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(
+            ValueError, match="another process is writing to .*run; wait for it to end, or name another"
+        ):
+            results.claim(tmp_path / "run")
+        other.kill()
+    with results.claim(tmp_path / "run"), results.claim(tmp_path / "run"):
+        pass  # free again, and one process may take it twice
 
 
 def test_no_commit_outside_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
