@@ -143,20 +143,20 @@ def extract(
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator does
     device = torch.device(device or state.device)
     on_cpu = device.type == "cpu"
-    compute_dtype = _compute_dtype(dtype, device)
+    arithmetic = compute_dtype(dtype, device)
     batch_size = _positive("batch_size", batch_size, 32 if on_cpu else 256)
     batch_tokens = _positive("batch_tokens", batch_tokens, 2048 if on_cpu else 65536)
     config = getattr(model, "config", None)
     config = getattr(config, "backbone_config", config)
     inputs = ModelInputs(dataset, config, processing_class, max_length, input_column, label_column)
-    plan = {"batch_size": batch_size, "batch_tokens": batch_tokens, "dtype": str(compute_dtype)}
+    plan = {"batch_size": batch_size, "batch_tokens": batch_tokens, "dtype": str(arithmetic)}
     key = digest(FORMAT, plan, _backbone_digest(model, config), inputs.digest())
     path = Path(cache_dir) / f"{key}.safetensors"
     with _alone(path, state):
         if not path.exists():
             rows, lengths = inputs.prepare()
             shards = _shards(len(rows), lengths, batch_size, batch_tokens)
-            with _frozen(model, device, compute_dtype) as backbone:
+            with _frozen(model, device, arithmetic) as backbone:
                 _Pass(path, backbone, device, rows, inputs, shards, state, num_workers).run()
     return Features.load(path)
 
@@ -297,7 +297,8 @@ def _shards(num_rows: int, lengths: np.ndarray | None, batch_size: int, batch_to
     return [batches[first : first + SHARD_BATCHES] for first in range(0, len(batches), SHARD_BATCHES)]
 
 
-def _compute_dtype(dtype: str, device: torch.device) -> torch.dtype:
+def compute_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The dtype by its name; "auto" is bfloat16 where the device multiplies it faster, else float32."""
     if dtype not in ("auto", "float32", "bfloat16"):
         raise ValueError(f"dtype is {dtype!r}; it must be 'auto', 'float32' or 'bfloat16'")
     if dtype != "auto":
