@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from . import nltk_resources, textattack_compat
 from .data import load_splits, read_labels, subset
 from .metrics import attack_summary, bootstrap_interval, wilson_interval
+from .modeling_vub import VUBForSequenceClassification, replace_classifier
 from .pixels import frozen, parse_noise, seeded
 from .preprocessing import clean_text
 from .recipes import Searcher, resolve_recipe
@@ -183,6 +184,45 @@ def attack_heads(
     return _run(classifiers, folders, examples, options, about)
 
 
+def shared_heads(
+    models: Sequence[str | Path], *, revision: str | None = None, trust_remote_code: bool = False
+) -> tuple[nn.Module, dict[str, nn.Module]]:
+    """The one backbone and the heads of checkpoints that were trained on it frozen, for ``attack_heads``.
+
+    Args:
+        models: folders or Hub ids of our checkpoints, or of the stock classifier, whose head is its last layer.
+        revision, trust_remote_code: as for ``attack``.
+
+    Returns:
+        A model with ``features``, and the heads by the last part of the checkpoints' names.
+
+    Raises:
+        ValueError: two checkpoints have different backbones, or names that end alike.
+
+    Example:
+        >>> model, heads = shared_heads(["user/bert-imdb", "user/vib-bert-imdb", "user/vub-bert-imdb"])
+        >>> attack_heads(model, heads, "user/bert-imdb", "imdb", "pwws")  # doctest: +SKIP
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    names = [Path(model).name for model in models]
+    if len(set(names)) < len(names):
+        raise ValueError(f"models must have names of their own, but they end in {', '.join(names)}")
+    heads: dict[str, nn.Module] = {}
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code, "dtype": torch.float32}
+    shared = VUBForSequenceClassification.from_pretrained(str(models[0]), **options)
+    backbone = _digest(shared.backbone)
+    for name, model in zip(names, map(str, models), strict=True):
+        network = AutoModelForSequenceClassification.from_pretrained(model, **options)
+        if hasattr(network, "features"):
+            heads[name], body = network.head, network.backbone
+        else:
+            heads[name], body = replace_classifier(network), network
+        if _digest(body) != backbone:
+            raise ValueError(f"{models[0]} and {model} have different backbones: attack them one by one")
+    return shared.to(processes().device), heads
+
+
 def wrapper(
     model: nn.Module | str | Path,
     tokenizer: Any = None,
@@ -320,7 +360,7 @@ def _body(model: Any) -> Any:
 
 def _name(model: nn.Module | str | Path) -> str:
     if isinstance(model, nn.Module):
-        return str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
+        return str(getattr(model, "name_or_path", "") or type(model).__name__)
     return str(model)
 
 
@@ -355,6 +395,7 @@ def _run(
     }
     with ExitStack() as stack:
         stack.enter_context(textattack_compat.quiet())
+        stack.enter_context(textattack_compat.remembered_words())
         stack.enter_context(textattack_compat.no_downloads())
         for network in (features.model, *(classifier.head for classifier in classifiers.values())):
             if network is not None:
@@ -363,7 +404,11 @@ def _run(
             _check_classes(classifier, examples)
         backbone = _digest(features.model)
         logs = {
-            name: RunLog(folders[name], {**common, "weights": [backbone, _digest(classifier.head)]}, state)
+            name: RunLog(
+                folders[name],
+                {**common, **({"head": name} if name else {}), "weights": [backbone, _digest(classifier.head)]},
+                state,
+            )
             for name, classifier in classifiers.items()
         }
         mine = list(examples)[state.process_index :: state.num_processes]
@@ -379,6 +424,7 @@ def _run(
                         logs[name].add({"index": row, "label": label, **searcher.attack(classifier, text, label)})
                     classifier.clear()
             features.clear()
+            searcher.clear()
             bar.set_postfix_str(_running(logs.values()), refresh=False)
     results = {}
     for name, log in logs.items():

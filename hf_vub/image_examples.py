@@ -50,7 +50,7 @@ def load_classifier(
         device = default_device if device is None else device
     else:
         network = model
-        name = getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
+        name = getattr(model, "name_or_path", "") or type(model).__name__
     if isinstance(processor, (str, Path)):
         from transformers import AutoImageProcessor
 

@@ -21,6 +21,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_vub import VUBConfig
 from .head import VUBHead, WideLinear
+from .hub import told_push
 from .image_processing import save_timm_image_processor
 from .information import gaussian_entropy
 from .objectives import objective_loss, objective_terms
@@ -90,6 +91,7 @@ class VUBPreTrainedModel(PreTrainedModel):
         )
         self.post_init()
         self._settle()
+        self.add_model_tags(["hf_vub", "information-bottleneck"])
 
     def _init_weights(self, module: nn.Module) -> None:
         # The backbone initialises itself; only the head is ours.
@@ -166,6 +168,7 @@ class VUBPreTrainedModel(PreTrainedModel):
             model = cls(VUBConfig(backbone_config=copy.deepcopy(stock), **options))
         device = replace_classifier(backbone).weight.device
         model.backbone, model.config.backbone_config, model.config.dtype = backbone, stock, backbone.dtype
+        model.name_or_path = str(path)
         model.head.to_empty(device=device)
         model.head.reset_parameters()
         if hasattr(backbone, "hf_device_map"):
@@ -202,6 +205,11 @@ class VUBPreTrainedModel(PreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the backbone's input embeddings."""
         self.backbone.set_input_embeddings(value)
+
+    def push_to_hub(self, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        """Push as any model; if that fails, the OSError says what the Hub holds (:func:`~hf_vub.hub.told_push`)."""
+        with told_push(repo_id, kwargs.get("revision"), kwargs.get("token")):
+            return super().push_to_hub(repo_id, *args, **kwargs)
 
     def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
         # The backbone's activations; a frozen backbone keeps none, so there is nothing to save.

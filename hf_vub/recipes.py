@@ -83,6 +83,18 @@ class Searcher:
             goal.query_budget = query_budget
         if classifier.draws:
             goal.use_cache = False  # it is keyed by text, and would freeze one draw per text
+        self._forget = self._search.clear_cache
+        self._asks_for_all = False
+        if self._search.use_transformation_cache:  # what a deterministic recipe makes of a text is every head's
+            self._search.clear_cache = goal.clear_cache
+            method = self._search.search_method
+            method.get_transformations = self._transformations
+            weighted = getattr(method, "wir_method", "") == "weighted-saliency"
+            self._asks_for_all = weighted and query_budget is None and not classifier.draws
+
+    def clear(self) -> None:
+        """Forget what the recipe made of the last text: heads attacked from here on are given another one."""
+        self._forget()
 
     def attack(self, classifier: TextClassifier, text: str, label: int) -> dict[str, Any]:
         """Attack one text.
@@ -109,6 +121,8 @@ class Searcher:
 
     def _attacked(self, classifier: TextClassifier, example: Any, label: int) -> dict[str, Any]:
         try:
+            if self._asks_for_all:
+                self._look_ahead(classifier, example, label)
             return self._outcome(classifier, self._search.attack(example, label), label)
         except (ValueError, IndexError, KeyError, AssertionError, ArithmeticError) as error:
             # TextAttack stumbles over some texts in many ways; whatever it says is a reason to pass over one text.
@@ -118,6 +132,20 @@ class Searcher:
         finally:
             self._search.clear_cache()
         raise nltk_resources.ResourceError(problem)
+
+    def _transformations(self, text: Any, original_text: Any = None, **options: Any) -> Any:
+        """TextAttack's, with lists as tuples: it remembers what it can hash only."""
+        hashable = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+        return self._search.get_transformations(text, original_text, **hashable)
+
+    def _look_ahead(self, classifier: TextClassifier, example: Any, label: int) -> None:
+        """Compute in full batches what PWWS asks for word by word: the features of all single substitutions."""
+        if int(classifier([example.tokenizer_input]).argmax()) == label:
+            _, words = self._search.get_indices_to_order(example)
+            found = (self._transformations(example, example, indices_to_modify=[word]) for word in words)
+            texts = [candidate.tokenizer_input for candidates in found for candidate in candidates]
+            if texts:
+                classifier(texts)
 
     def _outcome(self, classifier: TextClassifier, found: Any, label: int) -> dict[str, Any]:
         results = self._textattack.attack_results

@@ -11,6 +11,7 @@ TextAttack's own command line runs the same way, with the same arguments::
 """
 
 import contextlib
+import functools
 import importlib.util
 import logging
 import os
@@ -65,6 +66,19 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def remembered_words() -> Iterator[None]:
+    """TextAttack splits each string into words once inside the block, not once for every candidate it occurs in."""
+    attacked_text: Any = load().shared.attacked_text
+    split = attacked_text.words_from_text
+    remembered = functools.lru_cache(maxsize=2**16)(lambda text: tuple(split(text)))
+    attacked_text.words_from_text = lambda text: list(remembered(text))
+    try:
+        yield
+    finally:
+        attacked_text.words_from_text = split
 
 
 @contextlib.contextmanager

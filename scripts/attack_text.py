@@ -2,10 +2,12 @@
 
     python scripts/attack_text.py --model user/vub-bert-imdb --dataset imdb --recipe deepwordbug --output_dir runs/dwb
     python scripts/attack_text.py --model runs/my-model --dataset reviews.parquet --recipe pwws --num_examples 100
+    python scripts/attack_text.py --model runs/stock runs/vib runs/vub --dataset imdb --output_dir runs/pwws --bf16
     accelerate launch scripts/attack_text.py --model ... --dataset ... --output_dir runs/pwws --recipe pwws
 
 The output folder holds result.json, records.jsonl (one line per text) and run.json. The same command after a kill goes
-on where it stopped and ends with the same result. Several processes share the texts between them.
+on where it stopped and ends with the same result. Several processes share the texts between them. Several models that
+share one frozen backbone are attacked together, at little more than the cost of one, each in its own folder.
 
 Recipes: deepwordbug, pwws, or the class name of any TextAttack recipe against classifiers. DeepWordBug reads NLTK's
 stopwords and PWWS also its WordNet: --prefetch gets both while there is a network, and says what to do without one.
@@ -27,7 +29,7 @@ SHOWN = (
 class Arguments:
     """What to attack, and how."""
 
-    model: str = field(default="", metadata={"help": "Folder or Hub id of a sequence classifier."})
+    model: list[str] = field(default_factory=list, metadata={"help": "Folder or Hub id of a sequence classifier."})
     dataset: str = field(default="", metadata={"help": "Name on the Hub, parquet/CSV/JSON file, or folder of these."})
     recipe: str = field(default="deepwordbug", metadata={"help": "deepwordbug, pwws or a TextAttack class name."})
     output_dir: str | None = field(default=None, metadata={"help": "Folder of the run; one found there is resumed."})
@@ -60,12 +62,19 @@ def main() -> None:
     for name in ("model", "dataset"):
         if not getattr(arguments, name):
             raise ValueError(f"--{name} is missing: see --help")
-    from hf_vub.attack_text import attack
+    from hf_vub.attack_text import attack, attack_heads, shared_heads
 
-    options = {name: value for name, value in vars(arguments).items() if name not in ("prefetch", "bf16")}
-    result = attack(tokenizer=None, dtype="bfloat16" if arguments.bf16 else None, **options)
-    for name in SHOWN:
-        print(f"{name:24}{_shown(result[name])}")
+    options = {name: value for name, value in vars(arguments).items() if name not in ("prefetch", "bf16", "model")}
+    options["dtype"] = "bfloat16" if arguments.bf16 else None
+    if len(arguments.model) == 1:
+        results = [attack(arguments.model[0], None, **options)]
+    else:
+        trusted = {"revision": arguments.revision, "trust_remote_code": arguments.trust_remote_code}
+        backbone, heads = shared_heads(arguments.model, **trusted)
+        results = list(attack_heads(backbone, heads, arguments.model[0], **options).values())
+    shown = ("head", *SHOWN) if len(results) > 1 else SHOWN
+    for name in shown:
+        print(f"{name:24}{'  '.join(f'{_shown(result[name]):24}' for result in results).rstrip()}")
     if arguments.output_dir is None:
         sys.stderr.write("nothing was saved: name an --output_dir to keep the result and its records\n")
 

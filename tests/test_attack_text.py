@@ -1,5 +1,6 @@
 """Text attacks: the same outcomes as TextAttack's own wrapper, exact resuming, honest noise, and rubbish reported."""
 
+import copy
 import json
 import os
 import runpy
@@ -315,6 +316,54 @@ def test_each_heads_outcome_equals_attacking_it_alone(api, noisy, tokenizer, tmp
             assert key in ignored or together[name][key] == value
     noisy.head = original
     assert outcomes[0] != outcomes[2]
+
+
+@pytest.fixture
+def siblings(noisy, tokenizer, tmp_path):
+    """A stock classifier and a bottleneck on its backbone, as folders with a tokenizer."""
+    stock = BertForSequenceClassification(noisy.config.backbone_config)
+    stock.load_state_dict(noisy.backbone.state_dict(), strict=False)
+    folders = [tmp_path / "stock", tmp_path / "vib"]
+    for model, folder in zip((stock, noisy), folders, strict=True):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return [str(folder) for folder in folders]
+
+
+@pytest.mark.parametrize("recipe", ["deepwordbug", "pwws"])
+def test_checkpoints_on_one_backbone_are_attacked_together_as_alone(api, siblings, recipe):
+    backbone, heads = api.shared_heads(siblings)
+    options = {"dataset": reviews(6), "recipe": recipe, "progress": False}
+    together = api.attack_heads(backbone, heads, siblings[0], **options)
+    for folder in siblings:
+        name = Path(folder).name
+        alone = api.attack(folder, None, **options)
+        assert together[name]["head"] == name and together[name]["model"] == siblings[0]
+        for figure in ("clean_accuracy", "accuracy_under_attack", "queries_mean", "words_perturbed_mean"):
+            assert together[name][figure] == alone[figure]
+
+
+def test_checkpoints_on_different_backbones_are_not_attacked_together(api, noisy, siblings, tmp_path):
+    other = copy.deepcopy(noisy)
+    torch.nn.init.normal_(other.backbone.bert.pooler.dense.bias)
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="different backbones: attack them one by one"):
+        api.shared_heads([siblings[0], str(tmp_path / "other")])
+    with pytest.raises(ValueError, match="names of their own"):
+        api.shared_heads([siblings[0], siblings[0]])
+
+
+def test_pwws_asks_the_backbone_in_full_batches(api, noisy, tokenizer, monkeypatch):
+    sizes = []
+    forward = TokenFeatures._forward
+    monkeypatch.setattr(TokenFeatures, "_forward", lambda self, keys: sizes.append(len(keys)) or forward(self, keys))
+    options = {"recipe": "pwws", "num_examples": 1, "progress": False}
+    result = api.attack(noisy, tokenizer, reviews(6), **options)
+    assert max(sizes) > 4  # substitutions of several words at once
+    monkeypatch.setattr("hf_vub.recipes.Searcher._look_ahead", lambda *args: None)
+    plain = api.attack(noisy, tokenizer, reviews(6), **options)
+    for figure in ("attack_success_rate", "queries_mean", "words_perturbed_mean"):
+        assert result[figure] == plain[figure]
 
 
 def test_heads_share_what_the_backbone_computes(noisy, tokenizer):
