@@ -338,7 +338,8 @@ def test_checkpoints_on_one_backbone_are_attacked_together_as_alone(api, sibling
     for folder in siblings:
         name = Path(folder).name
         alone = api.attack(folder, None, **options)
-        assert together[name]["head"] == name and together[name]["model"] == siblings[0]
+        assert together[name]["head"] == name
+        assert together[name]["model"] == siblings[0]
         for figure in ("clean_accuracy", "accuracy_under_attack", "queries_mean", "words_perturbed_mean"):
             assert together[name][figure] == alone[figure]
 
