@@ -206,10 +206,10 @@ class VUBPreTrainedModel(PreTrainedModel):
         """Replace the backbone's input embeddings."""
         self.backbone.set_input_embeddings(value)
 
-    def push_to_hub(self, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+    def push_to_hub(self, repo_id: str, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Push as any model; if that fails, the OSError says what the Hub holds (:func:`~hf_vub.hub.told_push`)."""
         with told_push(repo_id, kwargs.get("revision"), kwargs.get("token")):
-            return super().push_to_hub(repo_id, *args, **kwargs)
+            return super().push_to_hub(repo_id, *args, **kwargs)  # type: ignore[arg-type]
 
     def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
         # The backbone's activations; a frozen backbone keeps none, so there is nothing to save.
