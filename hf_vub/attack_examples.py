@@ -9,6 +9,7 @@ write_examples("runs/fgs")  # examples.png and examples.pdf; of an attack on tex
 
 import base64
 import io
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,46 +24,56 @@ from .preprocessing import clean_text
 from .results import read_json, read_records, write_text
 from .tables import marked_texts, marked_texts_markdown
 
+logger = logging.getLogger(__name__)
+
 _SIDE = 160  # pixels of a picture at most
-_BUDGETS = 4
+_IMAGES, _BUDGETS, _TEXTS = 8, 4, 20  # shown at most
 
 
-def write_examples(folder: str | Path, num_images: int = 8, num_texts: int = 20) -> list[Path]:
+def write_examples(folder: str | Path) -> list[Path]:
     """Show some examples of a finished attack in its own folder.
 
     Args:
         folder: ``output_dir`` of ``hf_vub.attack_image.attack`` or ``hf_vub.attack_text.attack``.
-        num_images: at most so many images.
-        num_texts: at most so many texts.
 
     Returns:
         What was written: ``examples.png`` and ``examples.pdf`` of images, ``examples.html`` and ``examples.md`` of
-        texts; nothing where nothing was attacked, or no attack on a text succeeded.
+        texts. Nothing where no image was attacked or no text fell, or, with a warning, where an optional package is
+        missing: by now the attack has cost its hours.
 
     Raises:
         ValueError: the folder's result is of another kind.
-        ImportError: with the command to install what is missing.
     """
     folder = Path(folder)
     result = read_json(folder / "result.json")
+    writers = {"image_attack": _write_images, "text_attack": _write_texts}
+    if result["kind"] not in writers:
+        raise ValueError(f"{folder} holds a result of kind {result['kind']!r}; it must be of {' or '.join(writers)}")
     about = {name: public_name(result[name]) for name in ("attack", "model", "dataset")}
-    if result["kind"] == "image_attack":
-        shown = image_examples(folder, result["class_names"], num_images)
-        if not shown:
-            return []
-        drawn = figures.adversarial_images({"{attack}: {model} on {dataset}".format(**about): shown})
-        figures.save(drawn, folder / "examples")
-        return [folder / "examples.png", folder / "examples.pdf"]
-    if result["kind"] != "text_attack":
-        raise ValueError(f"{folder} holds a result of kind {result['kind']!r}; examples are of an attack")
-    texts = text_examples(folder, result["class_names"], num_texts)
-    if not texts:
+    about["model"] = public_name(result.get("head") or result["model"])
+    try:
+        return writers[result["kind"]](folder, result, about)
+    except ImportError as error:
+        logger.warning("the examples in %s are not shown: %s", folder, error)
         return []
-    texts = [{**text, "attack": about["attack"]} for text in texts]
-    page = environment().get_template("texts.html.jinja").render(**about, result=result, texts=marked_texts(texts))
+
+
+def _write_images(folder: Path, result: dict[str, Any], about: dict[str, str]) -> list[Path]:
+    found = image_examples(folder, result["class_names"], _IMAGES)
+    if not found:
+        return []
+    drawn = figures.adversarial_images({"{attack}: {model} on {dataset}".format(**about): found})
+    return figures.save(drawn, folder / "examples")
+
+
+def _write_texts(folder: Path, result: dict[str, Any], about: dict[str, str]) -> list[Path]:
+    found = [{"attack": about["attack"], **row} for row in text_examples(folder, result["class_names"], _TEXTS)]
+    if not found:
+        return []
+    page = environment().get_template("texts.html.jinja").render(**about, result=result, texts=marked_texts(found))
     return [
         write_text(folder / "examples.html", page),
-        write_text(folder / "examples.md", marked_texts_markdown(texts)),
+        write_text(folder / "examples.md", marked_texts_markdown(found)),
     ]
 
 
@@ -92,7 +103,7 @@ def text_examples(folder: Path, names: Sequence[str], limit: int) -> list[dict[s
 
 
 def image_examples(folder: Path, names: Sequence[str], limit: int) -> list[dict[str, Any]]:
-    """Images before and after an attack, those that fell at most budgets first, each at up to four of the budgets.
+    """Images before and after an attack, those that fell at most budgets first, each at up to four budgets.
 
     Args:
         folder: of the attack.
@@ -139,7 +150,10 @@ def image_examples(folder: Path, names: Sequence[str], limit: int) -> list[dict[
 
 
 def _name(names: Sequence[str], number: int) -> str:
-    return names[number] if 0 <= number < len(names) else str(number)
+    """A class by name, or by number where it has none; logits that are not numbers predict no class."""
+    if number < 0:
+        return "none"
+    return names[number] if number < len(names) else str(number)
 
 
 def _two_digits(value: float) -> float:

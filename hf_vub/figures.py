@@ -6,7 +6,6 @@ colours are the paper's: there every group has its own marker. Sizes fit a colum
 
 import base64
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .claims import columns_of, mean_std, points, value_of
+from .results import replacing
 from .tables import budget_name, power
 
 COLOURS = {"vanilla": "#000000", "ce": "#009E73", "vib": "#0072B2", "vub": "#D55E00"}
@@ -54,14 +54,15 @@ def figures(results: Mapping[str, Any]) -> dict[str, Any]:
     return {name: drawn for name, drawn in found.items() if drawn is not None}
 
 
-def save(drawn: Any, path: Path) -> None:
-    """Write a figure as PNG and PDF beside each other, each whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def save(drawn: Any, path: Path) -> list[Path]:
+    """Write a figure as PNG and PDF beside each other, each whole or not at all, and name the two files."""
+    written = []
     with _style():
-        for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.{suffix}")
-            drawn.savefig(temporary, dpi=200, metadata=metadata)
-            os.replace(temporary, path.with_name(f"{path.name}.{suffix}"))
+        for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+            written.append(path.with_name(f"{path.name}.{kind}"))
+            with replacing(written[-1]) as temporary:
+                drawn.savefig(temporary, format=kind, dpi=200, metadata=metadata)
+    return written
 
 
 def information_curve(results: Mapping[str, Any]) -> Any:

@@ -20,7 +20,7 @@ _TITLES = {
     "bound_vub": "L VUB",
 }
 _BETTER = {"accuracy": "↑", "nll": "↓", "brier": "↓", "ece": "↓", "CW": "↑", "under": "↑"}
-_CONTEXT = 6
+_CONTEXT = 12
 
 
 @dataclass

@@ -11,9 +11,10 @@ Attacks: fgs, cw (targeted or not), pgd_linf, pgd_l2, apgd_ce, apgd_dlr and squa
 model's input size, before normalisation; 8/255 may be written so. A model with a stochastic head is attacked as the
 predictor that --noise declares: mean, sampled (one draw) or averaged:K, through whose average the gradients flow.
 
-The output folder holds result.json, records.jsonl (one line per image), images.safetensors (for figures) and run.json.
-The same command after a kill goes on where it stopped and ends with the same result. Several processes share the
-images between them. --report_card runs the checks for masked gradients instead and writes report_card.json.
+The output folder holds result.json, records.jsonl (one line per image), run.json, images.safetensors and, drawn from
+these, examples.png and .pdf: originals, perturbations and adversarial images. The same command after a kill goes on
+where it stopped and ends with the same result. Several processes share the images between them. --report_card runs the
+checks for masked gradients instead and writes report_card.json.
 """
 
 import sys
@@ -72,17 +73,25 @@ def main() -> None:
             print(f"{check['name']:12}{verdict:6}{check['why']}")
         print(f"{'all':12}{'pass' if result['passed'] else 'FAIL'}")
     else:
+        from accelerate import PartialState
+
+        from hf_vub.attack_examples import write_examples
         from hf_vub.attack_image import attack
 
         if transfer_from:
             raise ValueError("--transfer_from belongs to --report_card")
         result = attack(processor=None, attack=attack_name, epsilon=epsilons, target=target, **options)
+        if not PartialState().is_main_process:
+            return
         for name in ("model", "dataset", "attack", "noise", "num_examples", "num_skipped", "clean_accuracy", "seconds"):
             print(f"{name:24}{_shown(result[name])}")
         columns = ("epsilon", "accuracy_under_attack", "attack_success_rate", "l2_mean", "l2_median")
         print("  ".join(f"{name:>21}" for name in columns))
         for row in result["budgets"]:
             print("  ".join(f"{_shown(row[name]):>21}" for name in columns))
+        if arguments.output_dir is not None:
+            for path in write_examples(arguments.output_dir):
+                print(f"{'examples':24}{path}")
     if arguments.output_dir is None:
         sys.stderr.write("nothing was saved: name an --output_dir to keep the result and its records\n")
 

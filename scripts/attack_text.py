@@ -5,9 +5,10 @@
     python scripts/attack_text.py --model runs/stock runs/vib runs/vub --dataset imdb --output_dir runs/pwws --bf16
     accelerate launch scripts/attack_text.py --model ... --dataset ... --output_dir runs/pwws --recipe pwws
 
-The output folder holds result.json, records.jsonl (one line per text) and run.json. The same command after a kill goes
-on where it stopped and ends with the same result. Several processes share the texts between them. Several models that
-share one frozen backbone are attacked together, at little more than the cost of one, each in its own folder.
+The output folder holds result.json, records.jsonl (one line per text), run.json and, written from these, examples.html
+and .md: the texts that fell, changed words marked. The same command after a kill goes on where it stopped and ends with
+the same result. Several processes share the texts between them. Several models that share one frozen backbone are
+attacked together, at little more than the cost of one, each in its own folder.
 
 Recipes: deepwordbug, pwws, or the class name of any TextAttack recipe against classifiers. DeepWordBug reads NLTK's
 stopwords and PWWS also its WordNet: --prefetch gets both while there is a network, and says what to do without one.
@@ -15,6 +16,7 @@ stopwords and PWWS also its WordNet: --prefetch gets both while there is a netwo
 
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from hf_vub.command_line import command, parse
 
@@ -62,6 +64,9 @@ def main() -> None:
     for name in ("model", "dataset"):
         if not getattr(arguments, name):
             raise ValueError(f"--{name} is missing: see --help")
+    from accelerate import PartialState
+
+    from hf_vub.attack_examples import write_examples
     from hf_vub.attack_text import attack, attack_heads, shared_heads
 
     options = {name: value for name, value in vars(arguments).items() if name not in ("prefetch", "bf16", "model")}
@@ -72,11 +77,17 @@ def main() -> None:
         trusted = {"revision": arguments.revision, "trust_remote_code": arguments.trust_remote_code}
         backbone, heads = shared_heads(arguments.model, **trusted)
         results = list(attack_heads(backbone, heads, arguments.model[0], **options).values())
+    if not PartialState().is_main_process:
+        return
     shown = ("head", *SHOWN) if len(results) > 1 else SHOWN
     for name in shown:
         print(f"{name:24}{'  '.join(f'{_shown(result[name]):24}' for result in results).rstrip()}")
     if arguments.output_dir is None:
         sys.stderr.write("nothing was saved: name an --output_dir to keep the result and its records\n")
+        return
+    for result in results:
+        for path in write_examples(Path(arguments.output_dir) / result.get("head", "")):
+            print(f"{'examples':24}{path}")
 
 
 def _shown(value: object) -> str:
