@@ -24,10 +24,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from .results import mask
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_CLEAR = (ValueError, TypeError, OSError, ImportError, RuntimeError)
+_CLEAR = (ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError, MemoryError)
 _DEFECTS = (NotImplementedError, RecursionError)  # RuntimeErrors that no change of input mends
 # Libraries whose own exceptions speak about files and networks; matched by name so that none has to be imported here.
 _LIBRARIES = {"datasets", "huggingface_hub", "httpx", "pyarrow", "requests", "safetensors", "safetensors_rust"}
@@ -85,7 +87,7 @@ def parse(
 def command(main: Callable[P, R]) -> Callable[P, R]:
     """Make ``main`` end with an honest exit code and, for what a user can mend, one line instead of a traceback.
 
-    ValueError, TypeError, OSError, ImportError, RuntimeError and the own exceptions of the data and file libraries
+    ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError, MemoryError and those of data libraries
     become ``error: ...`` on stderr and exit code 2; ``HF_VUB_DEBUG=1`` shows their traceback. Everything else is a
     defect and keeps its traceback (exit code 1). An interrupt from the keyboard ends with exit code 130.
     """
@@ -123,7 +125,7 @@ def _one_line(error: Exception) -> str:
         message = f"{message}: {error.__cause__}"
     elif isinstance(error, (TypeError, RuntimeError)):
         message = f"{message} (HF_VUB_DEBUG=1 shows where)"
-    return " ".join(message.split()) or type(error).__name__
+    return mask(" ".join(message.split())) or type(error).__name__
 
 
 def _set_defaults(parser: argparse.ArgumentParser, path: Path) -> None:
