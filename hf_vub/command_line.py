@@ -87,9 +87,10 @@ def parse(
 def command(main: Callable[P, R]) -> Callable[P, R]:
     """Make ``main`` end with an honest exit code and, for what a user can mend, one line instead of a traceback.
 
-    ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError, MemoryError and those of data libraries
-    become ``error: ...`` on stderr and exit code 2; ``HF_VUB_DEBUG=1`` shows their traceback. Everything else is a
-    defect and keeps its traceback (exit code 1). An interrupt from the keyboard ends with exit code 130.
+    ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError, MemoryError and the own exceptions of
+    the data and file libraries become ``error: ...`` on stderr and exit code 2; ``HF_VUB_DEBUG=1`` shows their
+    traceback. Everything else is a defect and keeps its traceback (exit code 1). An interrupt from the keyboard ends
+    with exit code 130.
     """
 
     @functools.wraps(main)

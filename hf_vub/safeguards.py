@@ -39,7 +39,7 @@ class WatchedTrainer(Trainer):
             resume_from_checkpoint = last_checkpoint(str(self.args.output_dir))
             if resume_from_checkpoint is None:
                 raise ValueError(f"resume_from_checkpoint is True, but {self.args.output_dir} has no whole checkpoint")
-        if isinstance(resume_from_checkpoint, str) and 0 < self.args.max_steps:
+        if isinstance(resume_from_checkpoint, str) and self.args.max_steps > 0:
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / "trainer_state.json"))
             if state.global_step >= self.args.max_steps:  # the Trainer would do another step
                 self._load_from_checkpoint(resume_from_checkpoint)

@@ -155,7 +155,7 @@ def test_a_bottleneck_at_work_is_left_alone(tmp_path, caplog):
 
 
 def test_workers_and_batch_sizes_change_nothing(tmp_path):
-    """The same command gives the same bits; loading rows elsewhere or measuring them in other batches does not count."""
+    """The same command gives the same bits; it does not count who loads the rows and how many are measured at once."""
     weights, metrics = [], []
     for number, options in enumerate(
         [{}, {}, {"dataloader_num_workers": 2}, {"per_device_eval_batch_size": 3}, {"per_device_eval_batch_size": 24}]
