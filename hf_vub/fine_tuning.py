@@ -20,11 +20,9 @@ from transformers import (
     EvalPrediction,
     PretrainedConfig,
     PrinterCallback,
-    Trainer,
     default_data_collator,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from .configuration_vub import Objective, VUBConfig
 from .data import check_labels, label_names, load_splits, read_labels
@@ -32,9 +30,11 @@ from .embeddings import extract
 from .image_processing import timm_image_processor
 from .information import label_entropy
 from .metrics import classification_metrics
+from .model_cards import refresh_model_card
 from .modeling_vub import VUBForImageClassification, VUBForSequenceClassification
 from .preprocessing import image_transform, tokenize
 from .results import provenance, read_json, write_json
+from .safeguards import WatchedTrainer, last_checkpoint
 from .trainer import VUBTrainer, VUBTrainingArguments
 
 VANILLA = "vanilla"
@@ -89,8 +89,9 @@ class DataArguments:
 def fine_tune(task: str, model: ModelArguments, data: DataArguments, training: VUBTrainingArguments) -> dict[str, Any]:
     """Train a text or an image classifier, test it, and save it with its result file.
 
-    ``output_dir`` then holds an ordinary checkpoint with its tokenizer or image processor, and ``result.json``. The
-    run goes on from the last checkpoint that it finds there, if this came from the same settings.
+    ``output_dir`` then holds an ordinary checkpoint with its tokenizer or image processor, ``result.json`` and a model
+    card; with ``training.push_to_hub`` so does the Hub. The run goes on from the last checkpoint that it finds in
+    ``output_dir``, if this came from the same settings.
 
     Args:
         task: "text" or "image".
@@ -144,14 +145,13 @@ def fine_tune(task: str, model: ModelArguments, data: DataArguments, training: V
         "processing_class": classifier.processor,
     }
     vanilla = model.objective == VANILLA
-    trainer = Trainer(compute_metrics=_accuracy_and_calibration, **parts) if vanilla else VUBTrainer(**parts)
+    trainer = _StockTrainer(compute_metrics=_accuracy_and_calibration, **parts) if vanilla else VUBTrainer(**parts)
     trainer.remove_callback(PrinterCallback)
     if training.max_steps > 0 or training.num_train_epochs > 0:
         if trainer.is_world_process_zero():
             write_json(output / "settings.json", settings)
         trainer.train(resume_from_checkpoint=checkpoint)
     metrics = trainer.evaluate(rows["test"], metric_key_prefix="test")
-    trainer.save_model(str(output))
     result = {
         **provenance(),
         "kind": "train",
@@ -177,9 +177,24 @@ def fine_tune(task: str, model: ModelArguments, data: DataArguments, training: V
         },
         "seconds": time.monotonic() - started,
     }
-    if trainer.is_world_process_zero():
-        write_json(output / "result.json", result)
+    trainer.result = result
+    trainer.save_model(str(output), _internal_call=True)
+    trainer.create_model_card()
+    if training.push_to_hub:
+        trainer.push_to_hub()
     return result
+
+
+class _StockTrainer(WatchedTrainer):
+    """The stock trainer, with the card that its competitors get."""
+
+    result: dict[str, Any]
+
+    def create_model_card(self, **options: Any) -> None:  # type: ignore[override]
+        if self.is_world_process_zero():
+            result = {**self.result, "model": self.hub_model_id or self.result["model"]}
+            write_json(Path(str(self.args.output_dir)) / "result.json", result)
+            refresh_model_card(str(self.args.output_dir))
 
 
 class FeatureRows(Dataset):
@@ -366,7 +381,7 @@ def _accuracy_and_calibration(prediction: EvalPrediction) -> dict[str, float]:
 
 def _own_checkpoint(output: Path, settings: dict[str, Any]) -> str | None:
     """The last checkpoint in the folder, which must come from a run with these settings."""
-    checkpoint = get_last_checkpoint(str(output)) if output.is_dir() else None
+    checkpoint = last_checkpoint(output)
     if checkpoint is None:
         return None
     known = output / "settings.json"

@@ -1,30 +1,29 @@
-"""Training: the arguments, the trainer that computes the objective, and the information plane it draws."""
+"""Training: the arguments, the trainer that computes the objective, and the card it writes."""
 
-import json
 import math
+import re
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import ExportableState
+from transformers import EvalPrediction, TrainingArguments
 
 from .data import check_labels
-from .information import NATS_PER_BIT, prior_entropy
+from .hub import told_push
+from .information import NATS_PER_BIT
+from .information_plane import TERMS, InformationPlane
 from .metrics import classification_metrics
+from .model_cards import refresh_model_card
 from .objectives import Terms, objective_loss
-from .results import read_records, write_text
+from .results import provenance, write_json
+from .safeguards import WatchedTrainer
 
 BETA_SCHEDULES = ("constant", "linear", "cosine", "cyclic")
 LEARNING_RATE_DECAYS = ("transformers", "paper")
-
-# What the model reports per sample, in this order: the trainer sums these over steps and gathers them in evaluation.
-_TERMS = ("rate", "cross_entropy", "entropy", "posterior_entropy")
 
 
 @dataclass
@@ -64,7 +63,7 @@ class VUBTrainingArguments(TrainingArguments):
             raise ValueError(f"beta_cycles is {self.beta_cycles}; it must be at least 1")
 
 
-class VUBTrainer(Trainer):
+class VUBTrainer(WatchedTrainer):
     r"""A ``Trainer`` for VUB classifiers: it computes the objective and reports its terms.
 
     The loss is the mean over the batch of
@@ -101,6 +100,8 @@ class VUBTrainer(Trainer):
     loss_is_scaled_for_ga = False
     args: VUBTrainingArguments
     model: Any
+    result: dict[str, Any] | None = None
+    """What ``result.json`` says of the training, where somebody has written it; a push writes it otherwise."""
 
     def __init__(
         self,
@@ -181,7 +182,8 @@ class VUBTrainer(Trainer):
             entropy_weight=config.entropy_weight,
         )
         if model.training:
-            self._plane.add({name: outputs[name] for name in _TERMS})
+            self.terms = {name: outputs[name] for name in TERMS}
+            self._plane.add(self.terms)
         return (losses.mean(), outputs) if return_outputs else losses.mean()
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -217,7 +219,7 @@ class VUBTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> Any:
         """The loop of ``Trainer`` with the terms gathered beside the logits; predictions are the logits alone."""
-        ignored = {"hidden_states", "attentions", *(ignore_keys or [])} - set(_TERMS)
+        ignored = {"hidden_states", "attentions", *(ignore_keys or [])} - set(TERMS)
         output = super().evaluation_loop(
             dataloader, description, prediction_loss_only, sorted(ignored), metric_key_prefix
         )
@@ -225,106 +227,85 @@ class VUBTrainer(Trainer):
             output = output._replace(predictions=output.predictions[0])
         return output
 
+    def create_model_card(self, **options: Any) -> None:  # type: ignore[override]
+        """Write ``result.json`` of the training, and ``README.md`` from it and the results of attacks beside it.
+
+        Args:
+            options: those of ``Trainer.create_model_card``; ``language``, ``license``, ``tags``, ``model_name``,
+                ``finetuned_from`` and ``dataset`` are shown.
+        """
+        if not self.is_world_process_zero():
+            return
+        folder = Path(str(self.args.output_dir))
+        card = {name: options[name] for name in ("language", "license", "tags") if options.get(name)}
+        renamed = {"model_name": "model", "finetuned_from": "base_model", "dataset": "dataset"}
+        named = {ours: _first(options[theirs]) for theirs, ours in renamed.items() if options.get(theirs)}
+        result = {**(self.result or self._training_result()), **named}
+        result["model"] = self.hub_model_id or result["model"]
+        if card:
+            result["card"] = card
+        write_json(folder / "result.json", result)
+        refresh_model_card(folder)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Push model, processing class, card and arguments; if that fails, the OSError says what the Hub holds."""
+        if not self.is_world_process_zero():
+            return super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
+        name = self.hub_model_id or self.args.hub_model_id or Path(str(self.args.output_dir)).absolute().name
+        with told_push(name, revision or getattr(self.args, "hub_revision", None), token or self.args.hub_token):
+            return super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # transformers pushes weights, configuration and processing class only: here they cannot be loaded without code.
+        if self.is_world_process_zero():
+            for pattern in ("*.py", "preprocessor_config.json"):
+                for path in Path(checkpoint_folder).glob(pattern):
+                    shutil.copy(path, str(self.args.output_dir))
+        super()._push_from_checkpoint(checkpoint_folder)
+
+    def _training_result(self) -> dict[str, Any]:
+        """The content of ``result.json``, as far as the trainer knows it."""
+        config, state = self.model.config, self.state
+        metrics: dict[str, float] = next((log for log in reversed(state.log_history) if "eval_nll" in log), {})
+        ours = ("objective", "beta", "entropy_weight", "latent_size", "num_train_samples", "num_eval_samples")
+        return {
+            **provenance(),
+            "kind": "train",
+            "task": "image" if self.model.main_input_name == "pixel_values" else "text",
+            "model": Path(str(self.args.output_dir)).absolute().name,
+            "base_model": config.backbone_config._name_or_path or f"an untrained {config.backbone_config.model_type}",
+            **{name: getattr(config, name) for name in (*ours, "freeze_backbone", "num_labels")},
+            "dataset": _hub_name(self.train_dataset) or "a data set in memory",
+            "num_train": _rows(self.train_dataset),
+            "num_test": _rows(self.eval_dataset),
+            "seed": self.args.seed,
+            "epochs": state.epoch,
+            "steps": state.global_step,
+            "batch_size": self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
+            "learning_rate": self.args.learning_rate,
+            "metrics": {
+                name.removeprefix("eval_"): value
+                for name, value in metrics.items()
+                if name.startswith("eval_") and not name.endswith(("_runtime", "_per_second"))
+            },
+        }
+
     def _all_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """Metrics of the logits, means of the terms, the bounds, and whatever the user's function adds."""
         logits, *values = prediction.predictions
-        terms = {name: np.asarray(value, dtype=np.float64) for name, value in zip(_TERMS, values, strict=True)}
+        terms = {name: np.asarray(value, dtype=np.float64) for name, value in zip(TERMS, values, strict=True)}
         metrics = {**classification_metrics(logits, prediction.label_ids), **bound_metrics(terms, self.model.config)}
         if self._user_metrics is not None:
             prediction.predictions = logits
             metrics.update(self._user_metrics(prediction))
         return metrics
-
-
-class InformationPlane(TrainerCallback, ExportableState):
-    """Means of the objective's terms over log windows and epochs; one JSON line per epoch for the information plane.
-
-    A line of ``information_plane.jsonl`` holds ``epoch``, ``step`` and, for the training pass and under ``held_out``
-    for the evaluation at the same step: ``rate`` and ``cross_entropy`` in nats, ``information_x`` = H(R) - H(Z|X), the
-    paper's estimate of I(Z;X) in nats, and ``information_y`` = 1 / cross-entropy, its analogue of I(Z;Y) (Figure 3).
-
-    The sums travel in the trainer's checkpoint, so a resumed run writes what an undisturbed one would have.
-
-    Args:
-        latent_size: size of z.
-        reduce: sums a tensor over processes.
-    """
-
-    def __init__(self, latent_size: int, reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor):
-        self.latent_size = latent_size
-        self.reduce = reduce
-        self.window: Tensor | None = None
-        self.epoch: Tensor | None = None
-
-    def add(self, terms: dict[str, Tensor]) -> None:
-        """Add one batch of per-sample terms, each of shape (batch,)."""
-        stacked = torch.stack([terms[name].detach() for name in _TERMS]).double()
-        sums = torch.cat([stacked.sum(1), stacked.new_tensor([stacked.shape[1]])])
-        self.window = sums if self.window is None else self.window + sums
-        self.epoch = sums if self.epoch is None else self.epoch + sums
-
-    def window_means(self) -> dict[str, float]:
-        """Means of the terms since the last call."""
-        sums, self.window = self.window, None
-        return self._means(sums)
-
-    def _means(self, sums: Tensor | None) -> dict[str, float]:
-        if sums is None:
-            return {}
-        *totals, count = self.reduce(sums).tolist()
-        return {name: total / count for name, total in zip(_TERMS, totals, strict=True)}
-
-    def _point(self, means: dict[str, float]) -> dict[str, float]:
-        return {
-            "rate": means["rate"],
-            "cross_entropy": means["cross_entropy"],
-            "information_x": prior_entropy(self.latent_size) - means["posterior_entropy"],
-            "information_y": 1.0 / max(means["cross_entropy"], 1e-12),
-        }
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take up the sums of a resumed run, and forget the lines of epochs that it will go through again."""
-        saved = (state.stateful_callbacks or {}).get(type(self).__name__, {}) if state.global_step else {}
-        saved = saved.get("attributes", {})
-        self.window, self.epoch = (
-            torch.tensor(saved[name], dtype=torch.float64, device=args.device) if saved.get(name) else None
-            for name in ("window", "epoch")
-        )
-        if args.information_plane and state.is_world_process_zero and self._path(args).exists():
-            self._write(args, [line for line in read_records(self._path(args)) if line["step"] <= state.global_step])
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write the line of this epoch."""
-        means = self._means(self.epoch)
-        self.epoch = None
-        if means and args.information_plane and state.is_world_process_zero:
-            line = {"epoch": round(state.epoch), "step": state.global_step, **self._point(means), "held_out": None}
-            self._write(args, [*read_records(self._path(args)), line])
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Complete the line of this epoch with its held-out values."""
-        metrics = kwargs["metrics"]
-        if not (args.information_plane and state.is_world_process_zero and self._path(args).exists()):
-            return
-        lines = list(read_records(self._path(args)))
-        held_out = {name: metrics[f"eval_{name}"] for name in _TERMS if f"eval_{name}" in metrics}
-        if lines and lines[-1]["step"] == state.global_step and len(held_out) == len(_TERMS):
-            lines[-1]["held_out"] = self._point(held_out)
-            self._write(args, lines)
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the sums of the open window and the open epoch."""
-        sums = {"window": self.window, "epoch": self.epoch}
-        return {
-            "args": {"latent_size": self.latent_size},
-            "attributes": {name: None if value is None else value.tolist() for name, value in sums.items()},
-        }
-
-    def _path(self, args: Any) -> Path:
-        return Path(args.output_dir) / "information_plane.jsonl"
-
-    def _write(self, args: Any, lines: list[dict[str, Any]]) -> None:
-        write_text(self._path(args), "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def scheduled_beta(
@@ -409,6 +390,21 @@ def _named_datasets(train: Any, evaluation: Any) -> Iterable[tuple[str, Any]]:
         **{f"eval_dataset {name!r}": d for name, d in several.items()},
     }
     return [(name, dataset) for name, dataset in named.items() if dataset is not None]
+
+
+def _hub_name(dataset: Any) -> str | None:
+    """The name of a data set that was loaded from the Hub, as its files were called there."""
+    files = getattr(getattr(dataset, "info", None), "download_checksums", None) or {}
+    match = re.match(r"hf://datasets/([^@]+)@", next(iter(files), ""))
+    return match and match.group(1)
+
+
+def _rows(dataset: Any) -> int | None:
+    return len(dataset) if hasattr(dataset, "__len__") and not isinstance(dataset, dict) else None
+
+
+def _first(value: str | list[str]) -> str:
+    return value if isinstance(value, str) else value[0]
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -19,7 +19,6 @@ import json
 
 from hf_vub.command_line import command, parse
 from hf_vub.fine_tuning import DataArguments, ModelArguments, fine_tune
-from hf_vub.report import write_model_card
 from hf_vub.trainer import VUBTrainingArguments
 
 
@@ -29,7 +28,6 @@ def main() -> None:
     model, data, training = parse(ModelArguments, DataArguments, VUBTrainingArguments)
     result = fine_tune("text", model, data, training)
     if training.should_save:
-        write_model_card(training.output_dir, result)
         print(json.dumps(result["metrics"], indent=2))
 
 

@@ -23,10 +23,20 @@ FLOORS = [
         "model_cards",
     },
     {"objectives", "head", "image_processing"},
-    {"modeling_vub", "inputs", "embeddings", "stacked_head", "tokens", "pixels", "adversaries", "image_examples"},
+    {
+        "modeling_vub",
+        "information_plane",
+        "safeguards",
+        "inputs",
+        "embeddings",
+        "stacked_head",
+        "tokens",
+        "pixels",
+        "adversaries",
+        "image_examples",
+    },
     {"trainer", "registration", "fine_tuning", "sweep", "attack_text", "attack_image", "masking", "recipes"},
-    {"experiments", "grid_attacks", "attack_examples", "claims", "tables", "figures"}
-    | {"report", "reproduction"},
+    {"experiments", "grid_attacks", "attack_examples", "claims", "tables", "figures"} | {"report", "reproduction"},
 ]
 MODULES = {path.stem: path for path in Path(hf_vub.__file__).parent.glob("*.py") if path.stem != "__init__"}
 
