@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
+from accelerate.utils.memory import should_reduce_batch_size
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -32,6 +33,7 @@ from tqdm.auto import tqdm
 
 from .inputs import ModelInputs, digest
 from .results import append_record, read_records
+from .streams import stored
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +84,7 @@ class Features:
 
 def extract(
     model: nn.Module,
-    dataset: datasets.Dataset,
+    dataset: datasets.Dataset | datasets.IterableDataset,
     cache_dir: str | Path,
     *,
     processing_class: Any = None,
@@ -106,6 +108,7 @@ def extract(
             outside ``model.backbone`` do not count for the key.
         dataset: a ``datasets.Dataset`` with a column of labels and either ``input_ids`` (and what else the tokenizer
             gave), or a transform that gives ``pixel_values``, or raw texts or images (then with ``processing_class``).
+            Of a stream (``IterableDataset``) a copy is kept on disk meanwhile.
         cache_dir: folder of the caches, for all data sets and models.
         processing_class: tokenizer or image processor for raw texts or images.
         max_length: tokens that a raw text is cut to; by default what tokenizer and backbone can take.
@@ -122,7 +125,7 @@ def extract(
         The features, memory-mapped, rows in the order of ``dataset``.
 
     Raises:
-        TypeError: for a model without ``features``, or a stream: its key cannot be known before it has been read.
+        TypeError: for a model without ``features``, or another kind of data set.
         ValueError: for a data set without usable columns, too long rows, or features that are not finite.
         OSError: when the disk has no room for the features.
 
@@ -133,11 +136,9 @@ def extract(
     """
     if not callable(getattr(model, "features", None)):
         raise TypeError(f"model is a {type(model).__name__} without features(**inputs); load it as a VUB model")
+    dataset = stored(dataset)
     if not isinstance(dataset, datasets.Dataset):
-        raise TypeError(
-            f"dataset is a {type(dataset).__name__}; it must be a datasets.Dataset (a stream becomes one with "
-            "Dataset.from_generator, which keeps it on disk)"
-        )
+        raise TypeError(f"dataset is a {type(dataset).__name__}; it must be a datasets.Dataset or IterableDataset")
     if len(dataset) == 0:
         raise ValueError("dataset is empty; there is nothing to extract features from")
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator does
@@ -258,8 +259,23 @@ class _Pass:
     def _features(self, batch: list[int]) -> Tensor:
         return self._forward(next(iter(self._loader([batch]))), batch)
 
-    @torch.inference_mode()
     def _forward(self, inputs: dict[str, Tensor], batch: list[int]) -> Tensor:
+        """Features of a batch, or of its halves where memory is too small for it."""
+        try:
+            return self._compute(inputs, batch)
+        except (RuntimeError, MemoryError) as error:
+            if len(batch) == 1 or not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
+                raise
+        # Outside of the except block, whose traceback would hold on to the memory.
+        half = len(batch) // 2
+        logger.warning("out of memory with %d rows; going on with %d at a time", len(batch), half)
+        parts = ({name: tensor[rows] for name, tensor in inputs.items()} for rows in (slice(half), slice(half, None)))
+        return torch.cat(
+            [self._forward(part, own) for part, own in zip(parts, (batch[:half], batch[half:]), strict=True)]
+        )
+
+    @torch.inference_mode()
+    def _compute(self, inputs: dict[str, Tensor], batch: list[int]) -> Tensor:
         moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in inputs.items()}
         dtype = next(self.model.parameters()).dtype
         features: Tensor = self.model.features(
@@ -381,9 +397,15 @@ def _header(key: str, num_rows: int, feature_size: int) -> bytes:
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The header of a cache file and where its data start."""
+    """The header of a cache file and where its data start; ValueError for one that `_header` has not made."""
     with open(path, "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        if size > path.stat().st_size:
-            raise ValueError(f"{path} is not a feature cache; delete it to extract the features again")
-        return json.loads(file.read(size)), 8 + size
+        start = 8 + int.from_bytes(file.read(8), "little")
+        file.seek(0)
+        found = file.read(start) if start <= path.stat().st_size else b""
+    try:
+        header: Any = json.loads(found[8:])
+        if _header(header["__metadata__"]["key"], *header["features"]["shape"]) == found:
+            return header, start
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise ValueError(f"{path} is not a feature cache; delete it to extract the features again")

@@ -435,11 +435,6 @@ def test_a_model_without_features_is_refused(tokens, tmp_path):
         extract(nn.Linear(2, 2), tokens, tmp_path)
 
 
-def test_a_stream_is_refused_with_the_way_out(tokens, tmp_path):
-    with pytest.raises(TypeError, match=r"Dataset\.from_generator"):
-        extract(TextModel(), tokens.to_iterable_dataset(), tmp_path)
-
-
 def test_features_that_are_not_finite_name_their_row(tmp_path):
     model = PixelModel()
     torch.nn.init.constant_(model.backbone.weight, 1e38)
@@ -451,6 +446,42 @@ def test_a_full_disk_is_noticed_before_the_pass(tokens, tmp_path, monkeypatch):
     monkeypatch.setattr(embeddings.shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
     with pytest.raises(OSError, match="GiB free"):
         extract(TextModel(), tokens, tmp_path)
+
+
+class SmallMemory(TextModel):
+    """Runs out of memory with more than three rows, as accelerators and the system say it."""
+
+    error: Exception = RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    def features(self, input_ids, **inputs):
+        if len(input_ids) > 3:
+            raise self.error
+        return super().features(input_ids=input_ids, **inputs)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_a_batch_too_large_for_memory_is_halved(error, tokens, tmp_path, caplog):
+    expected = extract(TextModel(), tokens, tmp_path / "large", dtype="float32", batch_size=8)
+    model = SmallMemory()
+    model.error = error
+    found = extract(model, tokens, tmp_path / "small", dtype="float32", batch_size=8)
+    torch.testing.assert_close(found.features, expected.features)
+    assert max(len(call) for call in model.calls) <= 3
+    assert "out of memory with 8 rows; going on with 4 at a time" in caplog.text
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(tokens, tmp_path):
+    model = SmallMemory()
+    model.error = RuntimeError("shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        extract(model, tokens, tmp_path, dtype="float32", batch_size=8)
 
 
 def test_a_cut_cache_file_is_refused(tokens, tmp_path):
