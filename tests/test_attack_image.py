@@ -459,6 +459,14 @@ def test_a_killed_process_goes_on_where_it_stopped(processor, pictures, tmp_path
     assert images[0] == images[1]
 
 
+def test_the_bar_shows_the_running_success_rate(processor, pictures, monkeypatch):
+    said = []
+    monkeypatch.setattr("tqdm.auto.tqdm.set_postfix_str", lambda bar, text, **options: said.append(text))
+    result = attack(vit(), processor, pictures, "fgs", epsilon=[0.01, 0.5], num_examples=8, batch_size=4)
+    assert len(said) == 2
+    assert said[-1] == f"success {result['attack_success_rate']:.1%}"
+
+
 def test_a_finished_run_is_read_and_another_is_refused(processor, pictures, tmp_path):
     model = vit()
     first = attack(model, processor, pictures, "fgs", output_dir=tmp_path)
@@ -661,6 +669,14 @@ def test_the_script_attacks_and_says_what_is_wrong(processor, pictures, tmp_path
     assert "accuracy_under_attack" in done.stdout
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert [row["epsilon"] for row in result["budgets"]] == [8 / 255, 0.1]
+    assert result["class_names"] == ["ant", "bee", "soccer ball"]
+    files = {"examples.pdf", "examples.png", "images.safetensors", "records.jsonl", "result.json", "run.json"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} - {".lock"} == files
+    drawn = (tmp_path / "run" / "examples.png").read_bytes()
+    again = run("--epsilons", "8/255", "0.1", "--num_examples", "4", "--output_dir", str(tmp_path / "run"))
+    assert again.returncode == 0, again.stderr
+    assert {path.name for path in (tmp_path / "run").iterdir()} - {".lock"} == files
+    assert (tmp_path / "run" / "examples.png").read_bytes() == drawn
     wrong = run("--attack", "nonsense")
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: attack must be one of")

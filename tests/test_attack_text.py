@@ -587,8 +587,20 @@ def test_the_script_attacks_a_checkpoint_on_a_file(noisy, tokenizer, tmp_path, m
     result = read_json(tmp_path / "run" / "result.json")
     assert (result["model"], result["dataset"], result["attack"]) == ("model", "test.parquet", "PWWSRen2019")
     assert (result["stopwords"], result["wordnet"]) == ("scikit-learn", "debian")
+    assert result["class_names"] == ["neg", "pos"]
     assert "accuracy_under_attack" in capsys.readouterr().out
+    files = {"examples.html", "examples.md", "records.jsonl", "result.json", "run.json"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} - {".lock"} == files
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "run", "test.parquet"]
+
+
+def test_the_bar_shows_the_running_success_rate(run, monkeypatch):
+    said = []
+    monkeypatch.setattr("tqdm.auto.tqdm.set_postfix_str", lambda bar, text, **options: said.append(text))
+    result = run(progress=True)
+    assert len(said) == 8
+    attacked = round(result["num_examples"] * result["clean_accuracy"])
+    assert said[-1] == f"success {round(attacked * result['attack_success_rate'])}/{attacked}"
 
 
 def test_rubbish_texts_are_skipped_with_the_reason(run, tmp_path):
