@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .data import load_splits, read_labels, subset
 from .pixels import PixelModel
+from .streams import stored
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class ImageExamples:
     """Rows of a data set chosen for an attack: their labels at once, their images one by one.
 
     Args:
-        dataset: a name or path for `load_splits`, or a ``datasets.Dataset`` with images and labels.
+        dataset: a name or path for `load_splits`, or a ``datasets.Dataset`` or stream with images and labels.
         num_examples: how many rows, None for all.
         how: "stratified" (drawn with ``seed``) or "first".
         seed: of the draw.
@@ -94,6 +95,7 @@ class ImageExamples:
             image_column = label_column = None
         elif isinstance(dataset, (dict, DatasetDict)):
             raise TypeError(f"dataset has the splits {', '.join(dataset)}: give one of them")
+        dataset = stored(dataset, num_examples if how == "first" else None)
         if not isinstance(dataset, Dataset):
             raise TypeError(f"dataset must be a name, a path or a datasets.Dataset, but is a {type(dataset).__name__}")
         # Formats and transforms are for training; an attack wants the images as they are stored.

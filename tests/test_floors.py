@@ -20,6 +20,7 @@ FLOORS = [
         "textattack_compat",
         "run_log",
         "hub",
+        "streams",
         "model_cards",
     },
     {"objectives", "head", "image_processing"},
