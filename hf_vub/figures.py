@@ -162,6 +162,31 @@ def trajectories(planes: Mapping[str, list[dict[str, Any]]]) -> Any:
     return drawn
 
 
+def growth(curve: Mapping[str, Any]) -> Any:
+    """How a cost grows: median and quartiles of every series of a benchmark's curve, on logarithmic axes."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    with _style():
+        drawn, axes = _figure(4.2, 3.1)
+        styles = [(COLOURS[name], MARKERS[name]) for name in ("vib", "vub", "ce", "vanilla")]
+        for (name, measured), (colour, marker) in zip(curve["series"].items(), styles, strict=False):
+            lower, middle, upper = ([point[key] for point in measured] for key in ("lower", "median", "upper"))
+            axes.fill_between(curve["x"], lower, upper, color=colour, alpha=0.2, linewidth=0)
+            axes.plot(curve["x"], middle, color=colour, marker=marker, markersize=5, linewidth=1.2, label=name)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xticks(curve["x"], [f"{value:,}" for value in curve["x"]])
+        axes.set_xticks([], minor=True)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel(curve["x_label"])
+        axes.set_ylabel(curve["y_label"])
+        if len(curve["series"]) > 1:
+            axes.legend(loc="best")
+    return drawn
+
+
 def calibration(results: Mapping[str, Any]) -> Any:
     """Accuracy over confidence for the stock classifier and the chosen VIB and VUB, and how often each is confident."""
     series = [("vanilla", [results["vanilla"]])]
