@@ -14,7 +14,6 @@ own random state: a run that was killed, or split over processes with ``accelera
 """
 
 import hashlib
-import os
 import shutil
 import time
 from collections import Counter
@@ -29,8 +28,10 @@ from torch import Tensor, nn
 from .adversaries import Attack, make, parse_epsilons
 from .image_examples import ImageExamples, class_index, load_classifier
 from .metrics import attack_summary, bootstrap_interval, l2_summary, wilson_interval
+from .model_cards import refresh_model_card
 from .pixels import PixelModel, frozen, parse_noise, seeded
-from .results import append_record, provenance, read_json, read_records, write_json, write_text
+from .results import provenance, replacing, write_json
+from .run_log import RunLog, processes, weights_digest
 
 
 def attack(
@@ -64,7 +65,7 @@ def attack(
         model: an image classifier (ours or a stock one), or the folder or Hub id of one.
         processor: its image processor, or the folder or Hub id of one; None takes the one saved with ``model`` if
             that is a path, and otherwise [0, 1] pixels as they are.
-        dataset: a name or path for ``hf_vub.data``, or a ``datasets.Dataset`` with images and labels.
+        dataset: a name or path for ``hf_vub.data``, or a ``datasets.Dataset`` or stream with images and labels.
         attack: a name of ``hf_vub.adversaries.ATTACKS`` or an adversary with its own hyperparameters.
         epsilon: one or several budgets in [0, 1] pixels, as numbers or fractions such as "8/255"; the attack's own
             where None. The top level of the result is the largest one's row of ``budgets``.
@@ -77,7 +78,8 @@ def attack(
         redraws: fresh draws over which each adversarial example of a random predictor is scored again.
         batch_size: examples attacked together; part of what the run is, as attacks may look at a whole batch.
         steps: of the attack, in place of its default.
-        output_dir: where results, records and images go; a run found there is resumed. None saves nothing.
+        output_dir: where results, records and images go; a run found there is resumed. None saves nothing. In the
+            folder of the checkpoint that is attacked, the model card there shows the result.
         save_images: of how many examples, evenly spread over the run, the images are kept (where attacked).
         split: of ``dataset`` where that is a name or path; its test split where None.
         image_column: where not "image" or "img".
@@ -100,8 +102,6 @@ def attack(
     Example:
         >>> attack(model, processor, dataset, "cw", target="soccer ball", num_examples=100)["l2_mean"]  # doctest: +SKIP
     """
-    from accelerate import PartialState
-
     name, adversary = make(attack, steps)
     epsilons = parse_epsilons(adversary, epsilon)
     parse_noise(noise)
@@ -114,7 +114,7 @@ def attack(
             raise ValueError(f"{argument} must be at least {least}, but is {value}")
     if target is not None:
         adversary.check_targeted()
-    state = PartialState()
+    state = processes()
     examples = ImageExamples(
         dataset, num_examples, how=how, seed=seed, split=split, image_column=image_column, label_column=label_column
     )
@@ -145,24 +145,31 @@ def attack(
             "batch_size": batch_size,
             "redraws": redraws if pixel_model.random else 0,
             "save_images": save_images,
-            "weights": _digest(network),
+            "weights": weights_digest(network),
             "rows": hashlib.sha256(repr((examples.rows, examples.labels)).encode()).hexdigest()[:16],
         }
         shown = {examples.rows[k * len(examples) // save_images] for k in range(save_images)}
-        folder = _Folder(output_dir, settings, state)
         batches = range(0, len(examples), batch_size)
         mine = [start for start in batches if start // batch_size % state.num_processes == state.process_index]
-        todo = [start for start in mine if not folder.has(examples.rows[start : start + batch_size])]
-        with _bar(len(examples), progress and state.is_main_process) as bar:
-            bar.update(len(folder.records))
-            for start in todo:
+        shown_bar = _bar(len(examples), progress and state.is_main_process)
+        with RunLog(output_dir, settings, state) as log, shown_bar as bar:
+            bar.update(len(log.records))
+            for start in mine:
+                if all(row in log.records for row in examples.rows[start : start + batch_size]):
+                    continue
                 batch = _Batch(examples, range(start, min(start + batch_size, len(examples))), shape, pixel_model)
                 with seeded(seed, start):
                     batch.run(adversary, epsilons, goal, settings["redraws"])
-                folder.add(start, batch.records, batch.images(shown))
-                bar.set_postfix_str(_running(folder.records), refresh=False)
+                images = batch.images(shown)
+                if images and log.path is not None:  # before the records, which say that the batch is finished
+                    _save_tensors(log.path / "images" / f"{start:08d}.safetensors", images, None)
+                for record in batch.records:
+                    log.add(record)
+                bar.set_postfix_str(_running(log.records), refresh=False)
                 bar.update(len(batch.records))
-    records = folder.finish(examples.rows, epsilons)
+            records = log.finish(examples.rows)
+            if log.path is not None and state.is_main_process:
+                _merge_images(log.path, epsilons)
     result = {
         **provenance(),
         **{key: value for key, value in settings.items() if key not in ("save_images", "redraws", "epsilons")},
@@ -171,8 +178,9 @@ def attack(
         **_summary(records, epsilons, settings["redraws"], targeted=goal is not None),
         "seconds": sum(record["seconds"] for record in records),
     }
-    if folder.path is not None and state.is_main_process:
-        write_json(folder.path / "result.json", result)
+    if output_dir is not None and state.is_main_process:
+        write_json(Path(output_dir) / "result.json", result)
+        refresh_model_card(Path(output_dir).absolute().parent)
     return result
 
 
@@ -262,84 +270,16 @@ class _Batch:
         return {name: tensor[keep].contiguous() for name, tensor in self.saved.items()} if keep else {}
 
 
-class _Folder:
-    """The files of a run: records as they are made, image parts beside them, everything merged at the end."""
+def _merge_images(folder: Path, epsilons: Sequence[float | None]) -> None:
+    """One file of images from the parts that the batches left."""
+    from safetensors.torch import load_file
 
-    def __init__(self, path: str | Path | None, settings: dict[str, Any], state: Any):
-        self.path = None if path is None else Path(path)
-        self.state = state
-        self.records: dict[int, dict[str, Any]] = {}
-        if self.path is None:
-            if state.num_processes > 1:
-                raise ValueError("output_dir is None, but several processes meet in their files: give a folder")
-            return
-        known = self.path / "run.json"
-        if known.exists():
-            _refuse_other(read_json(known), settings, self.path)
-        elif state.is_main_process:
-            write_json(known, settings)
-        for part in self._parts():
-            self.records.update((record["index"], record) for record in read_records(part))
-        state.wait_for_everyone()
-
-    def has(self, rows: Sequence[int]) -> bool:
-        """Whether the batch of these rows is finished: its records are written after its images."""
-        return all(row in self.records for row in rows)
-
-    def add(self, start: int, records: list[dict[str, Any]], images: dict[str, Tensor]) -> None:
-        """Keep a finished batch."""
-        self.records.update((record["index"], record) for record in records)
-        if self.path is None:
-            return
-        if images:
-            _save_tensors(self.path / "images" / f"{start:08d}.safetensors", images, None)
-        rank = self.state.process_index
-        for record in records:
-            append_record(self.path / (f"records-{rank}.jsonl" if rank else "records.jsonl"), record)
-
-    def finish(self, rows: Sequence[int], epsilons: Sequence[float | None]) -> list[dict[str, Any]]:
-        """All records in the run's order, with the files merged into their final form by the main process."""
-        if self.path is None:
-            return [self.records[row] for row in rows]
-        self.state.wait_for_everyone()
-        for part in self._parts():
-            self.records.update((record["index"], record) for record in read_records(part))
-        ordered = [self.records[row] for row in rows]
-        self.state.wait_for_everyone()
-        if self.state.is_main_process:
-            self._merge(ordered, epsilons)
-        self.state.wait_for_everyone()
-        return ordered
-
-    def _merge(self, ordered: list[dict[str, Any]], epsilons: Sequence[float | None]) -> None:
-        import json
-
-        from safetensors.torch import load_file
-
-        assert self.path is not None
-        write_text(self.path / "records.jsonl", "".join(json.dumps(record) + "\n" for record in ordered))
-        for part in self._parts():
-            if part.name != "records.jsonl":
-                part.unlink()
-        parts = [load_file(part) for part in sorted((self.path / "images").glob("*.safetensors"))]
-        # The merged file is written once all parts are there; a run killed after that may have removed some of them.
-        if parts and not (self.path / "images.safetensors").exists():
-            merged = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-            _save_tensors(self.path / "images.safetensors", merged, {"epsilons": repr(list(epsilons))})
-        shutil.rmtree(self.path / "images", ignore_errors=True)
-
-    def _parts(self) -> list[Path]:
-        assert self.path is not None
-        return sorted(self.path.glob("records*.jsonl"))
-
-
-def _refuse_other(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    for key, value in now.items():
-        if before.get(key) != value and key != "model":
-            raise ValueError(
-                f"{folder} holds a run with {key}={before.get(key)!r}, and this one has {key}={value!r}: "
-                "give another output_dir, or remove that folder"
-            )
+    parts = [load_file(part) for part in sorted((folder / "images").glob("*.safetensors"))]
+    # The merged file is written once all parts are there; a run killed after that may have removed some of them.
+    if parts and not (folder / "images.safetensors").exists():
+        merged = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        _save_tensors(folder / "images.safetensors", merged, {"epsilons": repr(list(epsilons))})
+    shutil.rmtree(folder / "images", ignore_errors=True)
 
 
 def _summary(
@@ -407,22 +347,11 @@ def _redrawn(turned: Sequence[int], wrong_clean: Sequence[int], draws: int) -> d
     }
 
 
-def _digest(model: nn.Module) -> str:
-    """A short hash of all weights, so that records of a model that was trained further are never resumed."""
-    digest = hashlib.blake2b(digest_size=8)
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def _save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None) -> None:
     from safetensors.torch import save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file(tensors, temporary, metadata=metadata)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
 
 
 def _running(records: dict[int, dict[str, Any]]) -> str:

@@ -33,17 +33,19 @@ from typing import Any
 
 import torch
 from datasets import ClassLabel, Dataset
-from torch import Tensor, nn
+from torch import nn
 
 from . import nltk_resources, textattack_compat
 from .data import load_splits, read_labels, subset
 from .metrics import attack_summary, bootstrap_interval, wilson_interval
+from .model_cards import refresh_model_card
 from .modeling_vub import VUBForSequenceClassification, replace_classifier
 from .pixels import frozen, parse_noise, seeded
 from .preprocessing import clean_text
 from .recipes import Searcher, resolve_recipe
 from .results import provenance, write_json
-from .run_log import RunLog, processes
+from .run_log import RunLog, processes, weights_digest
+from .streams import stored
 from .tokens import TextClassifier, TokenFeatures
 
 
@@ -76,7 +78,7 @@ def attack(
     Args:
         model: a sequence classifier (ours or a stock one), or the folder or Hub id of one.
         tokenizer: its tokenizer, or the folder or Hub id of one; None takes the one saved with ``model``.
-        dataset: a name or path for ``hf_vub.data``, or a ``datasets.Dataset`` with texts and labels.
+        dataset: a name or path for ``hf_vub.data``, or a ``datasets.Dataset`` or stream with texts and labels.
         recipe: ``"deepwordbug"``, ``"pwws"`` or the class name of any TextAttack recipe against classifiers.
         num_examples: how many examples; all where the data has no more.
         how: ``"stratified"`` (drawn with ``seed``, every class in its share) or ``"first"``, as in the paper.
@@ -88,7 +90,8 @@ def attack(
         dtype: ``"bfloat16"`` for the backbone; None leaves it as it is. Logits are always float32.
         query_budget: queries per example after which the attack gives up; None for no limit.
         max_words: longer texts are skipped, as an attack's time grows with the square of their length.
-        output_dir: where the result and records go; a run found there is resumed. None saves nothing.
+        output_dir: where the result and records go; a run found there is resumed. None saves nothing. In the folder of
+            the checkpoint that is attacked, the model card there shows the result.
         split: of ``dataset`` where that is a name or path.
         text_column: where not "text".
         label_column: where not "label" or "labels".
@@ -211,14 +214,14 @@ def shared_heads(
     heads: dict[str, nn.Module] = {}
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code, "dtype": torch.float32}
     shared = VUBForSequenceClassification.from_pretrained(str(models[0]), **options)
-    backbone = _digest(shared.backbone)
+    backbone = weights_digest(shared.backbone)
     for name, model in zip(names, map(str, models), strict=True):
         network = AutoModelForSequenceClassification.from_pretrained(model, **options)
         if hasattr(network, "features"):
             heads[name], body = network.head, network.backbone
         else:
             heads[name], body = replace_classifier(network), network
-        if _digest(body) != backbone:
+        if weights_digest(body) != backbone:
             raise ValueError(f"{models[0]} and {model} have different backbones: attack them one by one")
     return shared.to(processes().device), heads
 
@@ -303,6 +306,7 @@ def _open(dataset: Any, options: _Options, split: str, text_column: str | None, 
         if split not in splits:
             raise ValueError(f"split must be one of {', '.join(splits)} in {name}, but is {split!r}")
         dataset, text_column, label_column = splits[split], "text", "label"
+    dataset = stored(dataset, options.num_examples if options.how == "first" else None)
     if not isinstance(dataset, Dataset):
         raise TypeError(f"dataset must be a name, a path or a datasets.Dataset, but is a {type(dataset).__name__}")
     columns = dataset.column_names
@@ -393,6 +397,7 @@ def _run(
         "rows": examples.digest(),
         **sources,
     }
+    results = {}
     with ExitStack() as stack:
         stack.enter_context(textattack_compat.quiet())
         stack.enter_context(textattack_compat.remembered_words())
@@ -402,15 +407,11 @@ def _run(
                 stack.enter_context(frozen(network))
         for classifier in classifiers.values():
             _check_classes(classifier, examples)
-        backbone = _digest(features.model)
-        logs = {
-            name: RunLog(
-                folders[name],
-                {**common, **({"head": name} if name else {}), "weights": [backbone, _digest(classifier.head)]},
-                state,
-            )
-            for name, classifier in classifiers.items()
-        }
+        backbone = weights_digest(features.model)
+        logs = {}
+        for name, classifier in classifiers.items():
+            own = {**({"head": name} if name else {}), "weights": [backbone, weights_digest(classifier.head)]}
+            logs[name] = stack.enter_context(RunLog(folders[name], {**common, **own}, state))
         mine = list(examples)[state.process_index :: state.num_processes]
         first = next(iter(classifiers.values()))
         searcher = Searcher(options.recipe, first, options.redraws, options.query_budget, options.max_words)
@@ -426,16 +427,16 @@ def _run(
             features.clear()
             searcher.clear()
             bar.set_postfix_str(_running(logs.values()), refresh=False)
-    results = {}
-    for name, log in logs.items():
-        records = log.finish(examples.rows)
-        shown = {key: value for key, value in log.settings.items() if key != "redraws"}
-        result = {**provenance(), **shown, "class_names": _class_names(features.model, examples)}
-        result |= _summary(records, options)
-        result["seconds"] = sum(record["seconds"] for record in records)
-        if log.path is not None and state.is_main_process:
-            write_json(log.path / "result.json", result)
-        results[name] = result
+        for name, log in logs.items():
+            records = log.finish(examples.rows)
+            shown = {key: value for key, value in log.settings.items() if key != "redraws"}
+            result = {**provenance(), **shown, "class_names": _class_names(features.model, examples)}
+            result |= _summary(records, options)
+            result["seconds"] = sum(record["seconds"] for record in records)
+            if log.path is not None and state.is_main_process:
+                write_json(log.path / "result.json", result)
+                refresh_model_card(log.path.absolute().parent)
+            results[name] = result
     return results
 
 
@@ -454,16 +455,6 @@ def _class_names(model: Any, examples: _Examples) -> list[str]:
     """What the data calls the classes, or else the model."""
     known = getattr(getattr(model, "config", None), "id2label", None) or {}
     return examples.class_names or [str(name) for name in known.values()]
-
-
-def _digest(model: nn.Module | None) -> str:
-    """A short hash of all weights, so that records of a model that was trained further are never resumed."""
-    digest = hashlib.blake2b(digest_size=8)
-    tensors: dict[str, Tensor] = {} if model is None else model.state_dict()
-    for name, tensor in tensors.items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _running(logs: Any) -> str:

@@ -6,12 +6,16 @@
 | ``records.jsonl`` | one line per example; ``records-1.jsonl`` and so on from further processes until the run ends |
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from .results import append_record, claim, read_json, read_records, write_json, write_text
 
@@ -23,8 +27,18 @@ def processes() -> Any:
     return PartialState(timeout=timedelta(days=7))
 
 
+def weights_digest(model: nn.Module | None) -> str:
+    """A short hash of all weights, so that records of a model that was trained further are never resumed."""
+    digest = hashlib.blake2b(digest_size=8)
+    tensors: dict[str, Tensor] = {} if model is None else model.state_dict()
+    for name, tensor in tensors.items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 class RunLog:
-    """The files of one run, written by one or several processes.
+    """The files of one run, written by one or several processes, and by no other job until the block is left.
 
     Args:
         path: folder of the run; None keeps everything in memory.
@@ -41,7 +55,7 @@ class RunLog:
         self.settings = settings
         self.state = state
         self.records: dict[int, dict[str, Any]] = {}
-        self._claimed = ExitStack()  # until the run is finished, or the process ends
+        self._claimed = ExitStack()
         if self.path is None:
             if state.num_processes > 1:
                 raise ValueError("output_dir is None, but several processes meet in their files: give a folder")
@@ -62,6 +76,12 @@ class RunLog:
         self._read()
         state.wait_for_everyone()
 
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._claimed.close()
+
     def add(self, record: dict[str, Any]) -> None:
         """Keep the record of a finished example."""
         self.records[record["index"]] = record
@@ -81,7 +101,6 @@ class RunLog:
             write_text(self.path / "records.jsonl", "".join(lines))
             for part in self.path.glob("records-*.jsonl"):
                 part.unlink()
-        self._claimed.close()
         return ordered
 
     def _read(self) -> None:
