@@ -86,6 +86,14 @@ class DataArguments:
     )
 
 
+_DECISIVE = (
+    *("seed", "data_seed", "num_train_epochs", "max_steps", "per_device_train_batch_size"),
+    *("gradient_accumulation_steps", "learning_rate", "lr_scheduler_type", "lr_decay", "warmup_steps", "warmup_ratio"),
+    *("weight_decay", "max_grad_norm", "optim", "beta_schedule", "bf16", "fp16"),
+)
+"""Training arguments that a resumed run must share with the one that left the checkpoint."""
+
+
 def fine_tune(task: str, model: ModelArguments, data: DataArguments, training: VUBTrainingArguments) -> dict[str, Any]:
     """Train a text or an image classifier, test it, and save it with its result file.
 
@@ -111,7 +119,8 @@ def fine_tune(task: str, model: ModelArguments, data: DataArguments, training: V
     if model.objective != VANILLA:
         Objective.parse(model.objective)
     output = Path(str(training.output_dir))
-    settings = {"task": task, **asdict(model), **asdict(data), "seed": training.seed, "lr": training.learning_rate}
+    decided = training.to_dict()
+    settings = {"task": task, **asdict(model), **asdict(data), **{name: decided.get(name) for name in _DECISIVE}}
     checkpoint = _own_checkpoint(output, settings)
 
     splits = load_splits(
@@ -385,10 +394,13 @@ def _own_checkpoint(output: Path, settings: dict[str, Any]) -> str | None:
     if checkpoint is None:
         return None
     known = output / "settings.json"
-    if not known.exists() or read_json(known) != settings:
-        raise ValueError(
-            f"output_dir {output} holds checkpoints of a run with other settings; name another folder or empty this one"
-        )
+    before = read_json(known) if known.exists() else {}
+    for name, value in settings.items():
+        if before.get(name) != value:
+            raise ValueError(
+                f"output_dir {output} holds checkpoints of a run with {name}={before.get(name)!r}, and this one has "
+                f"{value!r}; name another folder or empty this one"
+            )
     return checkpoint
 
 

@@ -128,8 +128,10 @@ def test_inception_goes_from_random_weights_at_its_own_size():
 def test_a_finished_folder_of_another_run_is_refused(reviews, tmp_path):
     saving = {"save_strategy": "steps", "save_steps": 5}
     run_text(reviews, tmp_path / "run", arguments(tmp_path / "run", **saving))
-    with pytest.raises(ValueError, match="holds checkpoints of a run with other settings"):
+    with pytest.raises(ValueError, match="holds checkpoints of a run with beta=0.001, and this one has 0.5"):
         run_text(reviews, tmp_path / "run", arguments(tmp_path / "run", **saving), beta=0.5)
+    with pytest.raises(ValueError, match="holds checkpoints of a run with weight_decay=0.0, and this one has 0.1"):
+        run_text(reviews, tmp_path / "run", arguments(tmp_path / "run", weight_decay=0.1, **saving))
     again = run_text(reviews, tmp_path / "run", arguments(tmp_path / "run", **saving))
     assert again["metrics"] == read_json(tmp_path / "run" / "result.json")["metrics"]
 
