@@ -374,7 +374,7 @@ def test_every_attack_runs_on_a_checkpoint_from_disk(name, processor, pictures, 
         assert 0 <= row["accuracy_under_attack"] <= result["clean_accuracy"] <= 1
     saved = load_file(tmp_path / "run" / "images.safetensors")
     assert saved["adversarial"].shape == (result["num_attacked"], len(result["budgets"]), 3, 8, 8)
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "run").glob("[!.]*")) == [
         "images.safetensors", "records.jsonl", "result.json", "run.json"
     ]  # fmt: skip
 
