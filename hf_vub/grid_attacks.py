@@ -14,6 +14,7 @@ from torch import nn
 
 from .attack_examples import image_examples, text_examples
 from .data import label_names
+from .embeddings import compute_dtype
 from .experiments import Experiment, HeadOnFeatures
 from .image_examples import class_index
 from .recipes import resolve_recipe
@@ -44,6 +45,8 @@ def attack_texts(
 ) -> dict[str, Any]:
     """Every recipe on every head through the mean, and the predictors of ``settings.stress`` on the best ones.
 
+    The backbone computes in the dtype in which the heads' features were computed.
+
     Args:
         settings: what to attack with.
         model: has ``features(**inputs)``.
@@ -59,6 +62,7 @@ def attack_texts(
     from .attack_text import attack_heads
 
     common: dict[str, Any] = {"how": settings.how, "seed": settings.seed, "max_length": settings.max_length}
+    common["dtype"] = str(compute_dtype("auto", next(model.parameters()).device)).removeprefix("torch.")
     attacks: dict[str, dict[str, Any]] = {name: {} for name in heads}
     stress, texts = [], []
     for attack in settings.attacks:

@@ -39,7 +39,7 @@ from .sweep import HeadRun, Settings, SweepResult, train_heads
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2  # a part of every key: raise it when a stage would give other content under the same key
+FORMAT = 3  # a part of every key: raise it when a stage would give other content under the same key
 STAGES = ("embed", "sweep", "evaluate", "attack", "statistics", "report")
 CURVES = ("information", "inverse_cross_entropy", "cross_entropy", "rate", "entropy", "eval_accuracy")
 
