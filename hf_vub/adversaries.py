@@ -15,6 +15,7 @@ pass of the declared predictor over the image that is returned.
 """
 
 import contextlib
+import logging
 import math
 import warnings
 from abc import ABC, abstractmethod
@@ -25,9 +26,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
 from .pixels import PixelModel
+
+logger = logging.getLogger(__name__)
 
 _ROUNDING = 1e-5  # float32 pixels near 1 are 6e-8 apart; an L2 norm sums 1e5 of them
 
@@ -80,7 +84,7 @@ class Attack(ABC):
         epsilons: Sequence[float | None] = (),
         targets: Tensor | None = None,
     ) -> list[Perturbed]:
-        """Attack a batch.
+        """Attack a batch, or its halves where memory is too small for it.
 
         Args:
             model: takes [0, 1] pixels; see ``hf_vub.pixels.frozen`` and ``seeded`` for evaluation mode and seeds.
@@ -98,7 +102,22 @@ class Attack(ABC):
         if targets is not None:
             self.check_targeted()
         epsilons = epsilons or self.default_epsilons
-        batch = _Batch(model, images, labels, epsilons, targets)
+        try:
+            return self._attack(_Batch(model, images, labels, epsilons, targets))
+        except RuntimeError as error:
+            if len(images) == 1 or not should_reduce_batch_size(error):
+                raise
+        # Outside of the except block, whose traceback would hold on to the memory.
+        half = len(images) // 2
+        logger.warning("out of memory with %d images; going on with %d at a time", len(images), half)
+        halves = [
+            self(model, images[part], labels[part], epsilons, None if targets is None else targets[part])
+            for part in (slice(half), slice(half, None))
+        ]
+        return [Perturbed(*map(torch.cat, zip(*both, strict=True))) for both in zip(*halves, strict=True)]
+
+    def _attack(self, batch: _Batch) -> list[Perturbed]:
+        model, images, labels, epsilons, targets = batch
         found = []
         for epsilon, proposal in zip(epsilons, self._propose(batch), strict=True):
             adversarial = self._within(images, proposal.detach(), epsilon)

@@ -22,6 +22,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from .results import mask
@@ -30,9 +31,19 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _CLEAR = (ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError, MemoryError)
+_STOPPED = "\nstopped: run the same command again to resume\n"
 _DEFECTS = (NotImplementedError, RecursionError)  # RuntimeErrors that no change of input mends
 # Libraries whose own exceptions speak about files and networks; matched by name so that none has to be imported here.
-_LIBRARIES = {"datasets", "huggingface_hub", "httpx", "pyarrow", "requests", "safetensors", "safetensors_rust"}
+_LIBRARIES = {
+    "datasets",
+    "huggingface_hub",
+    "httpx",
+    "httpx2",
+    "pyarrow",
+    "requests",
+    "safetensors",
+    "safetensors_rust",
+}
 
 
 class _Manual(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -95,10 +106,12 @@ def command(main: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(main)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not sys.stderr.isatty():
+            _silence_bars()
         try:
             return main(*args, **kwargs)
         except KeyboardInterrupt:
-            sys.stderr.write("\nstopped: run the same command again to resume\n")
+            sys.stderr.write(_STOPPED)
             raise SystemExit(130) from None
         except Exception as error:
             if os.environ.get("HF_VUB_DEBUG") == "1" or not _is_clear(error):
@@ -107,6 +120,30 @@ def command(main: Callable[P, R]) -> Callable[P, R]:
             raise SystemExit(2) from None
 
     return run
+
+
+def _silence_bars() -> None:
+    """No progress bars in a log file: tqdm asks whether anybody watches, some libraries that use it do not."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    for module, function in (
+        ("datasets", "disable_progress_bars"),
+        ("huggingface_hub.utils", "disable_progress_bars"),
+        ("transformers.utils.logging", "disable_progress_bar"),
+    ):
+        if module in sys.modules:  # it has read the environment already
+            getattr(sys.modules[module], function)()
+
+
+def _show_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """An interrupt before or after ``main``, such as during the seconds of imports, is no reason for a traceback."""
+    if issubclass(kind, KeyboardInterrupt):
+        sys.stderr.write(_STOPPED)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _show_uncaught
 
 
 def _is_clear(error: Exception) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
 from .preprocessing import to_rgb
@@ -99,8 +100,13 @@ class PixelModel(nn.Module):
 
     @torch.no_grad()
     def predict(self, pixels: Tensor) -> Tensor:
-        """Classes (batch,) of a fresh forward pass; -1 where the logits are not finite."""
-        return _decide(self(pixels))
+        """Classes (batch,) of a fresh forward pass, of halves where memory is too small; -1 for logits not finite."""
+        try:
+            return _decide(self(pixels))
+        except RuntimeError as error:
+            if len(pixels) == 1 or not should_reduce_batch_size(error):
+                raise
+        return torch.cat([self.predict(part) for part in pixels.tensor_split(2)])
 
     @torch.no_grad()
     def redraw(self, pixels: Tensor, times: int) -> Tensor:

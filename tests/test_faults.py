@@ -1,0 +1,126 @@
+"""Killed, stopped and started again: real scripts end as if nothing had happened."""
+
+import json
+import random
+import shutil
+from importlib.util import find_spec
+
+import killing
+import pytest
+import torch
+from transformers import AutoModelForImageClassification, BertConfig, BertForSequenceClassification, ResNetConfig
+
+from hf_vub.results import read_json, read_records
+from hf_vub.synthetic import reviews, word_tokenizer
+
+pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+pytest.importorskip("matplotlib", reason="the report needs matplotlib")
+
+TIMES = ("seconds", "commit", "versions")
+"""What two runs may differ in: the commit is the checkout's, which may move while tests run."""
+
+
+@pytest.fixture(scope="session")
+def scripts():
+    """What starts scripts without their imports."""
+    return killing.server(*(["textattack", "hf_vub.attack_text"] if find_spec("textattack") else []))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder with a tiny text model, a tiny image model and a table of texts."""
+    from transformers import BitImageProcessor
+
+    folder = tmp_path_factory.mktemp("models")
+    splits = reviews(num_train=1600, num_test=40)
+    (folder / "texts").mkdir()
+    for name, split in splits.items():
+        split.to_parquet(folder / "texts" / f"{name}.parquet")
+    tokenizer = word_tokenizer(splits["train"]["text"], vocab_size=600, max_length=48)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, num_labels=2, **sizes)
+    BertForSequenceClassification(config).save_pretrained(folder / "bert")
+    tokenizer.save_pretrained(folder / "bert")
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    AutoModelForImageClassification.from_config(ResNetConfig(num_labels=10, **sizes)).save_pretrained(folder / "resnet")
+    size = {"do_center_crop": False, "size": {"height": 32, "width": 32}}
+    BitImageProcessor(**size, image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(folder / "resnet")
+    return folder
+
+
+def command(job, models):
+    """A real command, small, of each kind."""
+    texts = ["--model", str(models / "bert"), "--dataset", str(models / "texts"), "--max_length", "48"]
+    pictures = ["--model", str(models / "resnet"), "--dataset", "digits"]
+    training = ["--use_cpu", "--report_to", "none", "--learning_rate", "1e-2", "--output_dir", "out"]
+    return {
+        "train": [
+            *("train_text.py", *texts, *training, "--max_train", "96", "--num_train_epochs", "3"),
+            *("--per_device_train_batch_size", "8", "--save_strategy", "steps", "--save_steps", "4"),
+            *("--save_total_limit", "2", "--eval_strategy", "epoch", "--logging_steps", "3"),
+        ],
+        "embed": [
+            *("train_text.py", *texts, *training, "--freeze_backbone", "--feature_cache", "cache"),
+            *("--num_train_epochs", "2", "--per_device_train_batch_size", "32", "--save_strategy", "epoch"),
+        ],
+        "attack_image": [
+            *("attack_image.py", *pictures, "--attack", "pgd_linf", "--num_examples", "60", "--batch_size", "5"),
+            *("--output_dir", "out"),
+        ],
+        "attack_text": ["attack_text.py", *texts, "--num_examples", "30", "--output_dir", "out"],
+        "reproduce": [
+            *("reproduce.py", "cifar10", *pictures, "--runs", "1", "--epochs", "12", "--betas", "1e-3", "1e-1"),
+            *("--max_train", "300", "--max_test", "60", "--num_examples", "4", "--attacks", "fgs", "--stress", "none"),
+            *("--output_dir", "out"),
+        ],
+    }[job]
+
+
+def outcome(folder):
+    """Everything that a run left behind and must not depend on kills: JSON but for times, weights, tables, cards."""
+    found = {}
+    for path in sorted((folder / "out").rglob("*")):
+        name = str(path.relative_to(folder / "out"))
+        if path.name in ("result.json", "results.json", "run.json", "settings.json"):
+            found[name] = without_times(read_json(path))
+        elif path.suffix == ".jsonl":
+            found[name] = [without_times(record) for record in read_records(path)]
+        elif path.suffix in (".safetensors", ".tex") and not path.name.startswith("."):
+            found[name] = path.read_bytes()
+    return {name: value for name, value in found.items() if not name.startswith("checkpoint-")}
+
+
+def without_times(value):
+    return {name: item for name, item in value.items() if name not in TIMES}
+
+
+JOBS = ["train", "embed", "attack_image", "attack_text", "reproduce"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", JOBS)
+def test_killed_again_and_again_it_ends_as_an_undisturbed_run(
+    job, scripts, models, tmp_path, record_testsuite_property
+):
+    if job == "attack_text":
+        pytest.importorskip("textattack")
+    whole = killing.Runs(scripts, command(job, models), tmp_path / "whole")
+    whole.finish()
+    shutil.rmtree(tmp_path / "whole")
+    whole = killing.Runs(scripts, command(job, models), tmp_path / "whole")
+    seconds, changes = whole.finish(), whole.changes()
+    expected = outcome(tmp_path / "whole")
+    rng = random.Random(0)
+    total = {}
+    rounds = 0
+    while sum(total.values()) < 12:
+        runs = killing.Runs(scripts, command(job, models), tmp_path / f"killed{rounds}")
+        for name, count in runs.harass(6, seconds, changes, rng).items():
+            total[name] = total.get(name, 0) + count
+        runs.finish()
+        assert outcome(runs.folder) == expected
+        rounds += 1
+    record_testsuite_property(
+        "kills", json.dumps({"job": job, "rounds": rounds, "seconds": seconds, "changes": changes, **total})
+    )
