@@ -37,7 +37,8 @@ FLOORS = [
         "image_examples",
     },
     {"trainer", "registration", "fine_tuning", "sweep", "attack_text", "attack_image", "masking", "recipes"},
-    {"experiments", "grid_attacks", "attack_examples", "claims", "tables", "figures"} | {"report", "reproduction"},
+    {"experiments", "grid_attacks", "attack_examples", "claims", "tables", "figures"}
+    | {"report", "reproduction", "baselines", "victims", "measuring", "benchmarks"},
 ]
 MODULES = {path.stem: path for path in Path(hf_vub.__file__).parent.glob("*.py") if path.stem != "__init__"}
 

@@ -1,0 +1,417 @@
+"""What the benchmark measures: stages, each against a named alternative, and curves of how costs grow.
+
+A stage yields entries of :meth:`hf_vub.measuring.Bench.compare`. The alternatives are those of :mod:`hf_vub.baselines`,
+written for this comparison, or stock classes of transformers. Work is counted by torch's own counter of operations, for
+the sweep in closed form.
+"""
+
+import gc
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from . import attack_text, baselines
+from .adversaries import CarliniWagner
+from .embeddings import extract
+from .measuring import Bench, Way, spread
+from .pixels import PixelModel, frozen
+from .sweep import HeadRun, train_heads
+from .victims import TextVictim, image_victim
+
+Entries = Iterator[dict[str, Any]]
+RECIPE = "DeepWordBugGao2018"
+
+
+def heads(bench: Bench) -> Entries:
+    """The sweep against one head at a time."""
+    shapes = [(384, 2, 16, (6.0, 100.0)), (768, 2, 16, (3.5, 100.0)), (2048, 1000, 32, (3.5, 25.0))]
+    for shape in shapes[: bench.size(3, 1)]:
+        yield _heads(bench, *shape)
+
+
+def _heads(bench: Bench, size: int, classes: int, batch: int, goals: tuple[float, float]) -> dict[str, Any]:
+    steps = bench.size(2**27 // size**2, 8)
+    few = max(4, steps // 4)
+    features, labels = _table(steps * batch, size, classes, bench.device)
+    runs = [HeadRun(seed=seed) for seed in range(2 * bench.lanes if bench.device.type == "cpu" else bench.lanes)]
+
+    def ours() -> float:
+        train_heads(features, labels, runs, num_labels=classes, epochs=1, batch_size=batch, device=bench.device)
+        return steps * len(runs)
+
+    def alternative() -> float:
+        baselines.train_head(features, labels, classes, few, batch)
+        return few
+
+    weights = size * size + size * 2 * (size // 2) + (size // 2) * classes
+    return bench.compare(
+        f"head training, {size} features, {classes} classes, batch {batch}",
+        "one head at a time: DataLoader of single rows, autograd, Adam, float64 entropy",
+        ours,
+        alternative,
+        unit="step and run",
+        targets=dict(zip(("cpu", "cuda"), goals, strict=True)),
+        flops=2 * batch * (3 * weights - size * size),
+        traffic=24 * weights,  # three numbers per weight, read and written: Adam cannot do without
+        working_set=12 * weights * bench.lanes,
+    )
+
+
+def embedding(bench: Bench) -> Entries:
+    """Features of long reviews against padding everything to 512 tokens."""
+    victim = bench.victim
+    texts, dtype = victim.texts, victim.fast_dtype
+    tokens = victim.tokens(texts)
+    dataset = Dataset.from_dict({"text": texts, "label": victim.labels})
+    features: dict[str, Tensor] = {}
+
+    def ours() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            found = extract(victim.vub, dataset, folder, processing_class=victim.tokenizer, device=bench.device)
+            features["ours"] = found.features.clone()
+        return tokens
+
+    def alternative() -> float:
+        features["alternative"] = baselines.embed(victim.vub, victim.tokenizer, texts, victim.max_length)
+        return tokens
+
+    with frozen(victim.vub), victim.backbone_in(dtype) as fast:
+        batches = victim.batches(texts, 2048 if bench.device.type == "cpu" else 65536)
+
+        def bare() -> float:
+            with torch.inference_mode():
+                for batch in batches:
+                    fast.features(**batch)
+            return tokens
+
+        entry = bench.compare(
+            f"embedding {len(texts)} reviews",
+            "every text padded to 512 tokens, float32, batches of 32, unsorted",
+            ours,
+            alternative,
+            unit="useful token",
+            targets={"cpu": 6.0, "cuda": 6.0},
+            flops=_flops_per_unit(bare),
+            dtype=dtype,
+            others={"bare forward": bare},
+        )
+    seconds = entry["seconds"]
+    entry["share_of_bare_forward"] = seconds["bare forward"]["median"] / seconds["ours"]["median"]
+    entry["probe_accuracy"] = {name: victim.probe(found) for name, found in features.items()}
+    yield entry
+
+
+def text_attacks(bench: Bench) -> Entries:
+    """Queries of an attack against TextAttack's stock wrapper: long reviews and single sentences."""
+    number = bench.size(2, 1)
+    cases = [
+        ("512-token limit", bench.victim.longest(number), {"float32": 1.7, "bfloat16": 5.0}),
+        ("one sentence", bench.victim.sentences(2 * number), {"float32": 10.0, "bfloat16": 10.0}),
+    ]
+    for title, (texts, labels), goals in cases:
+        for dtype, goal in goals.items():
+            yield _text_attack(bench, title, texts, labels, dtype, goal)
+
+
+def _text_attack(
+    bench: Bench, title: str, texts: list[str], labels: list[int], dtype: str, goal: float
+) -> dict[str, Any]:
+    victim, budget = bench.victim, bench.size(300, 12)
+    outcomes: dict[str, list[float]] = {}
+
+    def ours() -> float:
+        found = _attack(victim, texts, labels, budget, dtype)
+        outcomes["ours"] = [found["attack_success_rate"], found["queries_mean"]]
+        return float(found["queries_mean"] * found["num_attacked"])
+
+    def alternative() -> float:
+        found = baselines.text_attack(victim.stock, victim.tokenizer, RECIPE, texts, labels, budget)
+        queries = [result.num_queries for result in found]
+        wins = [type(result).__name__ == "SuccessfulAttackResult" for result in found]
+        outcomes["alternative"] = [sum(wins) / len(wins), sum(queries) / len(queries)]
+        return float(sum(queries))
+
+    entry = bench.compare(
+        f"text attack, {title}, {dtype}",
+        "TextAttack's stock wrapper in float32",
+        ours,
+        alternative,
+        unit="query",
+        targets={"cpu": goal, "cuda": 5.0},
+        flops=_flops_per_unit(ours),
+        dtype=dtype,
+    )
+    return {**entry, "same_outcomes": bool(np.allclose(outcomes["ours"], outcomes["alternative"]))}
+
+
+def grid_attack(bench: Bench) -> Entries:
+    """All heads of a grid attacked over one memory of features, against one attack after the other."""
+    victim = bench.victim
+    number, few = bench.size(60, 4), bench.size(6, 1)
+    rows = min(64, len(victim.texts))
+    features = baselines.embed(victim.vub, victim.tokenizer, victim.texts[:rows], victim.max_length)
+    runs = [HeadRun(("vib", "vub")[seed % 2], 10.0 ** -(1 + seed % 3), seed=seed) for seed in range(number)]
+    labels = torch.tensor(victim.labels[:rows])
+    found = train_heads(features, labels, runs, num_labels=2, epochs=bench.size(20, 2), learning_rate=1e-3)
+    grid = {str(place): result.head for place, result in enumerate(found)}
+    texts, own = victim.sentences(bench.size(4, 2))
+
+    def attack(chosen: dict[str, nn.Module]) -> None:
+        dataset, options = _sample(texts, own, bench.size(200, 8), victim)
+        attack_text.attack_heads(victim.vub, chosen, victim.tokenizer, dataset, RECIPE, **options)
+
+    def ours() -> float:
+        attack(dict(grid))
+        return number
+
+    def alternative() -> float:
+        for name in list(grid)[:few]:
+            attack({name: grid[name]})
+        return few
+
+    entry = bench.compare(
+        f"text attack on {number} heads",
+        f"separate attacks ({few} of {number} measured)",
+        ours,
+        alternative,
+        unit="head",
+        targets={"cpu": 15.0, "cuda": 15.0},
+        flops=_flops_per_unit(ours),
+    )
+    yield {**entry, "cost_in_single_attacks": number / entry["ratio"]["median"]}
+
+
+def carlini_wagner(bench: Bench) -> Entries:
+    """The L2 attack with and without early stopping, against the published loop."""
+    network, images, targets, labels = image_victim(bench.size(16, 2), bench.device)
+    model = PixelModel(network)
+    with frozen(model):
+        for early, goal in ((False, 1.0), (True, 2.0)):
+            yield _carlini_wagner(bench, model, images, targets, labels, early, goal)
+
+
+def _carlini_wagner(
+    bench: Bench, model: PixelModel, images: Tensor, targets: Tensor, labels: Tensor, early: bool, goal: float
+) -> dict[str, Any]:
+    steps, searches = bench.size(200, 5), bench.size(5, 2)
+    attack = CarliniWagner(steps=steps, binary_search_steps=searches, abort_early=early)
+    distances: dict[str, float | None] = {}
+
+    def ours() -> float:
+        (found,) = attack(model, images, labels, targets=targets)
+        distances["ours"] = _mean_distance(images, found.adversarial)
+        return 1
+
+    def alternative() -> float:
+        found = baselines.carlini_wagner(model, images, targets, steps, searches)
+        distances["alternative"] = _mean_distance(images, found)
+        return 1
+
+    entry = bench.compare(
+        f"Carlini-Wagner L2, {'with' if early else 'without'} early stopping",
+        "the published adversary's loop, the same number of iterations at most",
+        ours,
+        alternative,
+        unit=f"batch of {len(images)} images",
+        targets={"cpu": goal, "cuda": 2.0},
+        flops=_flops_per_unit(ours),
+    )
+    return {**entry, "mean_l2": distances}
+
+
+def fine_tuning(bench: Bench) -> Entries:
+    """A step of VUBTrainer against a step of the stock classifier under the stock Trainer."""
+    from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
+
+    from .trainer import VUBTrainer, VUBTrainingArguments
+
+    victim, steps = bench.victim, bench.size(12, 2)
+    rows = victim.tokenizer(victim.texts, truncation=True, max_length=bench.size(128, 16))
+    dataset = Dataset.from_dict({**rows, "labels": victim.labels})
+    options = {"max_steps": steps, "per_device_train_batch_size": 8, "learning_rate": 1e-6}
+    silent = {"save_strategy": "no", "logging_strategy": "no", "report_to": [], "disable_tqdm": True}
+    collate: Any = DataCollatorWithPadding(victim.tokenizer)
+
+    def way(trainer: Any) -> Way:
+        trainer.remove_callback(PrinterCallback)
+
+        def train() -> float:
+            trainer.train()
+            return steps
+
+        return train
+
+    with victim.kept(), tempfile.TemporaryDirectory() as folder:
+        common: Any = {"train_dataset": dataset, "data_collator": collate}
+        arguments: Any = {"output_dir": folder, **options, **silent}
+        own = VUBTrainer(model=victim.vub, args=VUBTrainingArguments(**arguments), **common)
+        stock = Trainer(model=victim.stock, args=TrainingArguments(**arguments), **common)
+        batch = collate([dataset[row] for row in range(8)]).to(bench.device)
+
+        def one_step() -> float:
+            victim.stock(**batch).loss.backward()
+            return 1
+
+        gc.freeze()  # train() collects garbage first, among all that was ever imported: that is no part of a step
+        entry = bench.compare(
+            "fine-tuning step, batch 8",
+            "the stock classifier under the stock Trainer",
+            way(own),
+            way(stock),
+            unit="step",
+            targets={"cpu": 1 / 1.03, "cuda": 1 / 1.03},
+            flops=_flops_per_unit(one_step),
+        )
+        gc.unfreeze()
+    yield entry
+
+
+def inference(bench: Bench) -> Entries:
+    """A forward pass of a VUB classifier against the stock classifier's."""
+    yield _inference(bench, 1, bench.size(100, 2))
+    yield _inference(bench, 64, bench.size(4, 1))
+
+
+def _inference(bench: Bench, batch: int, times: int) -> dict[str, Any]:
+    victim, length = bench.victim, bench.size(128, 16)
+    texts = (victim.texts * batch)[:batch]
+    options = {"padding": "max_length", "truncation": True, "max_length": length, "return_tensors": "pt"}
+    inputs = victim.tokenizer(texts, **options).to(bench.device)
+
+    def way(model: nn.Module) -> Way:
+        def run() -> float:
+            with torch.inference_mode():
+                for _ in range(times):
+                    model(**inputs)
+            return times
+
+        return run
+
+    return bench.compare(
+        f"inference, batch {batch} of {length} tokens",
+        "the stock classifier",
+        way(victim.vub),
+        way(victim.stock),
+        unit="forward pass",
+        targets={"cpu": 1 / 1.03, "cuda": 1 / 1.03},
+        flops=_flops_per_unit(way(victim.stock)),
+    )
+
+
+STAGES: dict[str, Callable[[Bench], Entries]] = {
+    "heads": heads,
+    "embedding": embedding,
+    "text_attacks": text_attacks,
+    "grid_attack": grid_attack,
+    "carlini_wagner": carlini_wagner,
+    "fine_tuning": fine_tuning,
+    "inference": inference,
+}
+
+
+def sweep_over_runs(bench: Bench) -> dict[str, Any]:
+    """How the time of a sweep grows with its runs."""
+    rows = bench.size(2048, 64)
+    features, labels = _table(rows, bench.size(384, 16), 2, bench.device)
+    counts = [1, 2, 4, 8, 15, 30, 60, 120][: bench.size(8, 2)]
+
+    def way(count: int) -> Way:
+        def sweep() -> float:
+            runs = [HeadRun(seed=seed) for seed in range(count)]
+            train_heads(features, labels, runs, num_labels=2, epochs=1, device=bench.device)
+            return rows / 25_000
+
+        return sweep
+
+    times = bench.in_turns({str(count): way(count) for count in counts})
+    y_label = f"seconds per epoch of 25,000 rows, {features.shape[1]} features"
+    return _curve("runs", counts, y_label, {"sweep": [spread(times[str(count)]) for count in counts]})
+
+
+def sweep_over_rows(bench: Bench) -> dict[str, Any]:
+    """How the time of a step grows with the rows of a memory-mapped table: it should not."""
+    size = bench.size(384, 8)
+    counts = [64, 128] if bench.quick else [25_000, 100_000, 400_000, 1_280_000]
+    runs = [HeadRun(seed=seed) for seed in range(min(2, bench.lanes))]
+    block = np.random.default_rng(0).standard_normal((counts[0], size), dtype=np.float32)
+
+    def measured(rows: int) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            table = np.memmap(Path(folder) / "features", np.float32, "w+", shape=(rows, size))
+            for first in range(0, rows, len(block)):
+                table[first : first + len(block)] = block[: rows - first]
+            table.flush()
+
+            def sweep() -> float:
+                train_heads(table, torch.arange(rows) % 2, runs, num_labels=2, epochs=1, device=bench.device)
+                return -(-rows // 16) * len(runs) / 1e6
+
+            # One epoch of a large table is as long as many of a small one: it needs no repeats.
+            return bench.seconds(sweep)
+
+    times = [spread([measured(rows)]) for rows in counts]
+    return _curve("rows of features, memory-mapped", counts, "microseconds per step and run", {"sweep": times})
+
+
+def attack_over_length(bench: Bench) -> dict[str, Any]:
+    """How the time of an attack grows with the text."""
+    counts = [16, 32, 64, 128, 256, 400][: bench.size(6, 2)]
+    _attack(bench.victim, *bench.victim.of_length(counts[0], 1), 2, "float32")  # imports that are not to be timed
+
+    def way(words: int, dtype: str) -> Way:
+        texts, labels = bench.victim.of_length(words, 2)
+        return lambda: float(_attack(bench.victim, texts, labels, bench.size(10_000, 6), dtype)["num_attacked"])
+
+    times = {
+        dtype: [spread([bench.seconds(way(words, dtype))]) for words in counts] for dtype in ("float32", "bfloat16")
+    }
+    return _curve("words in the text", counts, "seconds per text (DeepWordBug)", times)
+
+
+CURVES: dict[str, Callable[[Bench], dict[str, Any]]] = {
+    "sweep_over_runs": sweep_over_runs,
+    "sweep_over_rows": sweep_over_rows,
+    "attack_over_length": attack_over_length,
+}
+
+
+def _attack(victim: TextVictim, texts: list[str], labels: list[int], budget: int, dtype: str) -> dict[str, Any]:
+    dataset, options = _sample(texts, labels, budget, victim)
+    return attack_text.attack(victim.stock, victim.tokenizer, dataset, RECIPE, dtype=dtype, **options)
+
+
+def _sample(texts: list[str], labels: list[int], budget: int, victim: TextVictim) -> tuple[Dataset, dict[str, Any]]:
+    """All of some texts as what is attacked."""
+    options: dict[str, Any] = {"num_examples": len(texts), "how": "first", "query_budget": budget}
+    options |= {"max_length": victim.max_length, "progress": False}
+    return Dataset.from_dict({"text": texts, "label": labels}), options
+
+
+def _flops_per_unit(way: Way) -> float:
+    with FlopCounterMode(display=False) as counter:
+        units = way()
+    return counter.get_total_flops() / units
+
+
+def _table(rows: int, size: int, classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(classes, (rows,), generator=generator)
+    return torch.randn(rows, size, generator=generator).to(device), labels.to(device)
+
+
+def _mean_distance(images: Tensor, adversarial: Tensor) -> float | None:
+    """Mean L2 over the images that were changed at all."""
+    sizes = (adversarial - images).flatten(1).norm(dim=1)
+    found = sizes[sizes > 0]
+    return float(found.mean()) if len(found) else None
+
+
+def _curve(x_label: str, x: Sequence[int], y_label: str, series: dict[str, list[Any]]) -> dict[str, Any]:
+    return {"x_label": x_label, "x": list(x), "y_label": y_label, "series": series}
