@@ -141,7 +141,9 @@ def card_results(results: Mapping[str, Any]) -> list[tuple[dict[str, Any], list[
 
 def write_cards(results: Mapping[str, Any], folder: str | Path) -> list[Path]:
     """Write the cards of `card_results` and, in ``results/`` beside them, the JSON that each is rendered from."""
-    folder = Path(folder)
+    folder, name = Path(folder), str(results["experiment"])
+    if Path(name).name != name:
+        raise ValueError(f"experiment is {name!r}; it must be a file name")
     written = []
     for result, attacks in card_results(results):
         path = write_json(folder / "results" / f"{result['model']}.json", {**result, "attacks": attacks})

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -33,7 +33,7 @@ from .metrics import classification_metrics
 from .objectives import objective_loss, objective_terms, objective_weights
 from .stacked_head import MEASURES, Objectives, StackedHeads
 
-FORMAT = 1  # a part of every checkpoint's name: raise it when the code would train another head under the same name
+FORMAT = 2  # a part of every checkpoint's name: raise it when the code would train another head under the same name
 NOISE_STEPS = 16
 """Steps whose noise is drawn at once. Another number is another noise."""
 
@@ -368,18 +368,18 @@ class _Sweep:
                 raise _Stopped
             shape = (size, self.latent_size)
             noise = torch.stack([draw_noise(run.seed, epoch, block, shape, self.device) for run in runs])
-            measured = []
-            batches = orders[:, block * NOISE_STEPS * size : (block + 1) * NOISE_STEPS * size].split(size, dim=1)
-            for step, chosen in enumerate(batches):
+            passed = []
+            rows_of_block = orders[:, block * NOISE_STEPS * size : (block + 1) * NOISE_STEPS * size]
+            labels = self.labels[rows_of_block]
+            for step, chosen in enumerate(rows_of_block.split(size, dim=1)):
                 features = self.features.index_select(0, chosen.reshape(-1)).float().view(*chosen.shape, -1)
-                drawn = noise[:, step, : chosen.shape[1]]
-                measured.append(stack.train_step(features, self.labels[chosen], drawn, settings.rate_in(epoch)))
-            log = torch.stack(measured)
+                own, drawn = labels[:, step * size : (step + 1) * size], noise[:, step, : chosen.shape[1]]
+                passed.append(stack.train_step(features, own, drawn, settings.rate_in(epoch)))
+            log = stack.measure(passed, labels)
             if not log.isfinite().all():
-                _stop(log, runs, epoch, block * NOISE_STEPS)
-            shares = torch.tensor([chosen.shape[1] / rows for chosen in batches], device=self.device).double()
-            total += torch.einsum("s,smr->mr", shares, log.double())
-        return total.cpu()
+                _stop(log, runs, epoch, block * NOISE_STEPS, size)
+            total += log.double().sum(-1)
+        return total.cpu() / rows
 
     def _measure_held_out(self, head: VUBHead, run: HeadRun) -> dict[str, float]:
         assert self.held_out is not None
@@ -395,9 +395,12 @@ class _Sweep:
     def _load(self, run: HeadRun, epochs: int) -> _Progress:
         if self.folder is None or not self._path(run).exists():
             return _Progress(run)
-        with safe_open(self._path(run), "pt") as file:
-            known = json.loads(file.metadata()["progress"])
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        try:
+            with safe_open(self._path(run), "pt") as file:
+                known = json.loads(file.metadata()["progress"])
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self._path(run)} is damaged ({error}); delete it to train {run} again") from error
         if known["epoch"] > epochs:
             raise ValueError(
                 f"epochs is {epochs}, but {run} is at epoch {known['epoch']} in {self.folder}; ask for more, or name "
@@ -458,10 +461,11 @@ def _plane(measures: Tensor, latent_size: int) -> dict[str, float]:
     return named
 
 
-def _stop(log: Tensor, runs: list[HeadRun], epoch: int, first_step: int) -> None:
+def _stop(log: Tensor, runs: list[HeadRun], epoch: int, first_step: int, batch_size: int) -> None:
     """Say which run went wrong where; its terms come before their sum."""
-    step, _, position = (~log.isfinite()).nonzero()[0].tolist()
-    values = dict(zip(MEASURES, log[step, :, position].tolist(), strict=True))
+    row, position, _ = (~log.isfinite()).permute(2, 1, 0).nonzero()[0].tolist()
+    values = dict(zip(MEASURES, log[:, position, row].tolist(), strict=True))
+    step = row // batch_size
     term = next(name for name in (*MEASURES[1:], MEASURES[0]) if not math.isfinite(values[name]))
     raise FloatingPointError(
         f"{runs[position]}: {term} is {values[term]} at step {first_step + step} of epoch {epoch} (both from 0); try a "
