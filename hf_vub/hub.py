@@ -35,17 +35,13 @@ def told_push(repo_id: str, revision: str | None = None, token: Any = None) -> I
 
 
 def _told(repo_id: str, revision: str | None, token: Any, before: str | None) -> str:
-    from huggingface_hub import HfApi
-
     now = _newest(repo_id, revision, token)
-    if before == _UNKNOWN or now == _UNKNOWN:
+    if _UNKNOWN in (before, now):
         return "what the Hub holds could not be asked"
+    if now is None:
+        return "nothing was published"
     if now == before:
-        return "nothing was published" if now is None else f"the Hub holds the previous revision {now}, unchanged"
-    if before is None:
-        files = HfApi(token=token).list_repo_files(_full_name(repo_id, token), revision=revision)
-        if set(files) <= {".gitattributes"}:
-            return "nothing was published: the new repository is empty"
+        return f"the Hub holds the previous revision {now}, unchanged"
     return f"all the same the Hub has a new revision {now}: it arrived, or somebody else pushed"
 
 
@@ -53,23 +49,20 @@ _UNKNOWN = "unknown"
 
 
 def _newest(repo_id: str, revision: str | None, token: Any) -> str | None:
-    """The commit that a push would start from, None where there is none."""
+    """The commit that a push would start from; None without a repository, and for one that holds nothing yet."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
+    api = HfApi(token=token)
     try:
-        name = _full_name(repo_id, token)
+        name = repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
         try:
-            return HfApi(token=token).model_info(name, revision=revision).sha
+            info = api.model_info(name, revision=revision, timeout=10)
         except RevisionNotFoundError:
-            return HfApi(token=token).model_info(name).sha  # a new branch starts from main
+            info = api.model_info(name, timeout=10)  # a new branch starts from main
     except RepositoryNotFoundError:
         return None
     except Exception:
         return _UNKNOWN  # whatever is wrong, the push itself is what has to say it
-
-
-def _full_name(repo_id: str, token: Any) -> str:
-    from huggingface_hub import HfApi
-
-    return repo_id if "/" in repo_id else f"{HfApi(token=token).whoami()['name']}/{repo_id}"
+    files = {file.rfilename for file in info.siblings or ()}
+    return info.sha if files - {".gitattributes"} else None

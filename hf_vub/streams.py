@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 import weakref
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ def stored(dataset: Any, rows: int | None = None) -> Any:
     if not isinstance(dataset, datasets.IterableDataset):
         return dataset
     stream = dataset.with_format(None)
-    stream = stream if rows is None else stream.take(rows)
     features = stream.features
     for name, feature in (features or {}).items():
         if hasattr(feature, "decode"):  # encoded again, an image would not be the same
@@ -36,4 +36,4 @@ def stored(dataset: Any, rows: int | None = None) -> Any:
     parent.mkdir(parents=True, exist_ok=True)
     folder = tempfile.mkdtemp(prefix="stream-", dir=parent)
     weakref.finalize(dataset, shutil.rmtree, folder, ignore_errors=True)
-    return datasets.Dataset.from_generator(lambda: iter(stream), features=features, cache_dir=folder)
+    return datasets.Dataset.from_generator(lambda: islice(stream, rows), features=features, cache_dir=folder)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from datasets import IterableDataset
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import EvalPrediction, TrainingArguments
 
@@ -61,6 +62,10 @@ class VUBTrainingArguments(TrainingArguments):
             raise ValueError(f"beta_warmup is {self.beta_warmup}; it is a share above 0 and at most 1")
         if self.beta_cycles < 1:
             raise ValueError(f"beta_cycles is {self.beta_cycles}; it must be at least 1")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # training_args.bin is pushed with the model, and must not publish who may push.
+        return {**self.__dict__, "hub_token": None}
 
 
 class VUBTrainer(WatchedTrainer):
@@ -133,7 +138,8 @@ class VUBTrainer(WatchedTrainer):
         for name, dataset in _named_datasets(train_dataset, eval_dataset):
             if hasattr(dataset, "__len__") and len(dataset) == 0:
                 raise ValueError(f"{name} is empty; training and evaluation need at least one example")
-            if {"label", "labels"} & set(getattr(dataset, "column_names", None) or ()):
+            labelled = {"label", "labels"} & set(getattr(dataset, "column_names", None) or ())
+            if labelled and not isinstance(dataset, IterableDataset):  # of a stream the model checks every batch
                 check_labels(dataset, model.config.num_labels)
         if preprocess_logits_for_metrics is not None:
             preprocess_logits_for_metrics = _on_logits(preprocess_logits_for_metrics)

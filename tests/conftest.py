@@ -15,6 +15,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from hub_server import Interpreter, LoopbackHub
 
 torch.set_num_threads(1)
 
@@ -42,6 +43,22 @@ def shared_data() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"no real data: {folder} holds no data folder; name one with HF_VUB_SHARED")
     return folder
+
+
+@pytest.fixture(scope="session")
+def hub() -> Iterator[LoopbackHub]:
+    """A Hub on this machine."""
+    with LoopbackHub() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="session")
+def online(hub: LoopbackHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interpreter]:
+    """An interpreter that takes it for the Hub."""
+    environment = hub.environment(tmp_path_factory.mktemp("home"))
+    interpreter = Interpreter({**environment, "PYTHONPATH": str(Path(__file__).resolve().parents[1])})
+    yield interpreter
+    interpreter.close()
 
 
 TEXT_BACKBONES = {

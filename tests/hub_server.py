@@ -15,7 +15,11 @@ asked for is a 404 that ``unknown`` remembers.
 import base64
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
+import textwrap
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -127,6 +131,52 @@ class LoopbackHub:
         """The files of a model at a revision."""
         repository = self.repository(name)
         return repository.commits[repository.sha(revision)]
+
+
+class Interpreter:
+    """A Python process that uses a Hub, and runs one piece of code after the other: the imports are paid for once."""
+
+    _LOOP = """
+import contextlib, io, json, os, sys, traceback
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+for line in sys.stdin:
+    asked, out, error = json.loads(line), io.StringIO(), None
+    os.chdir(asked["folder"])
+    sys.argv = asked["argv"]
+    try:
+        with contextlib.redirect_stdout(out):
+            exec(compile(asked["code"], "<asked>", "exec"), {"__name__": "__main__"})
+    except BaseException as stopped:
+        if not isinstance(stopped, SystemExit) or stopped.code:
+            error = traceback.format_exc()
+    answers.write(json.dumps({"out": out.getvalue(), "error": error}) + "\\n")
+    answers.flush()
+"""
+
+    def __init__(self, environment):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", self._LOOP],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+        )
+
+    def run(self, code, folder, argv=("python",)):
+        """What a piece of code prints when it is run in a folder; AssertionError with its traceback where it fails."""
+        asked = {"code": textwrap.dedent(code), "folder": str(folder), "argv": [str(word) for word in argv]}
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        assert answer, "the interpreter died"
+        found = json.loads(answer)
+        assert found["error"] is None, found["error"]
+        return found["out"]
+
+    def close(self):
+        self.process.kill()
+        self.process.communicate()
 
 
 def route(method, pattern, token=False):

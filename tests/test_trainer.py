@@ -304,7 +304,7 @@ def test_what_a_trainer_can_do_keeps_working(tmp_path, options):
 
 
 def test_grouping_by_length_and_tensorboard(tmp_path):
-    pytest.importorskip("tensorboard")
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     grouping = (
         {"train_sampling_strategy": "group_by_length"}
         if "train_sampling_strategy" in TrainingArguments.__dataclass_fields__
@@ -320,7 +320,11 @@ def test_grouping_by_length_and_tensorboard(tmp_path):
         **grouping,
     )
     run.train()
-    assert list(tmp_path.rglob("events.out.tfevents.*"))
+    (file,) = tmp_path.rglob("events.out.tfevents.*")
+    shown = events.EventAccumulator(str(file)).Reload()
+    for name in ("rate", "cross_entropy", "entropy", "beta"):
+        points = [(event.step, event.value) for event in shown.Scalars(f"train/{name}")]
+        assert points == [(4, pytest.approx(logged(run, name)[-1]))]
 
 
 def test_predictions_are_logits_and_own_metrics_join(tmp_path):
