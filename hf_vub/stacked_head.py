@@ -9,12 +9,15 @@ the gradients that start the backward pass are
     \partial L/\partial \mu &= \partial L/\partial z + \beta \mu / B \\
     \partial L/\partial \sigma &= \epsilon\, \partial L/\partial z + \beta (\sigma - 1/\sigma) / B
 
-A step is bound by memory: Adam reads and writes three numbers per weight. So every block of a gradient goes into Adam
-as soon as it is there, while it is still in the cache, and no gradient ever exists as a whole.
+A step is bound by memory: Adam reads and writes three numbers per weight. So the gradient of a layer goes into Adam as
+soon as it is there, and the gradients of all layers never exist together. (Smaller blocks of a gradient, which stay in
+the second-level cache, were tried: their many products cost more than they save.)
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,13 +32,13 @@ W2, B2 = "bottleneck_encoder.2.weight", "bottleneck_encoder.2.bias"
 W3, B3 = "bottleneck_decoder.weight", "bottleneck_decoder.bias"
 
 MEASURES = ("loss", "cross_entropy", "rate", "entropy", "posterior_entropy")
-"""What a step reports of every run, in this order; nats, means over the batch."""
+"""What is reported of every run and row, in this order; nats."""
 
-BLOCK_BYTES = 2 * 2**20
-"""Of a gradient on a CPU: about what the second-level caches hold of it beside the weights and the moments."""
+SMALL = 2**14
+"""Numbers in a gradient up to which a call of Adam costs more than its arithmetic: these share one."""
 
-ONEDNN_SIZE = 512
-"""Features from which one product by oneDNN per run beats a batched one by the BLAS library."""
+ONEDNN_WEIGHTS = 2**16
+"""Weights of a layer from which one product by oneDNN per run beats a batched one by the BLAS library."""
 
 
 @dataclass
@@ -81,11 +84,12 @@ class StackedHeads:
         self.first = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
         self.second = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
         self.step = torch.zeros((), device=self.weights[W1].device)
-        self._onednn = _has_onednn(self.weights[W1])
-        self._blocks = {name: _blocks(self.weights[name]) for name in (W1, W2, W3)}
+        matrices = {name: self.weights[name] for name in (W1, W2, W3)}
+        self._onednn = {name: list(own) for name, own in matrices.items() if _suits_onednn(own)}
+        self._minus_one = torch.full((), -1.0, dtype=self.weights[W1].dtype, device=self.step.device)
 
     @torch.no_grad()
-    def train_step(self, features: Tensor, labels: Tensor, noise: Tensor, learning_rate: float) -> Tensor:
+    def train_step(self, features: Tensor, labels: Tensor, noise: Tensor, learning_rate: float) -> Forward:
         """One step of Adam for every run on its own batch.
 
         Args:
@@ -95,77 +99,66 @@ class StackedHeads:
             learning_rate: of this step, for all runs.
 
         Returns:
-            MEASURES before the step, shape (len(MEASURES), runs).
+            The forward pass before the step.
         """
         passed = self.forward(features, noise)
         self.step += 1
-        for name, block, gradient in self.gradients(passed, labels):
-            torch._fused_adam_(
-                [self.weights[name][block]],
-                [gradient],
-                [self.first[name][block]],
-                [self.second[name][block]],
-                [],
-                [self.step],
-                lr=learning_rate,
-                beta1=0.9,
-                beta2=0.999,
-                weight_decay=0.0,
-                eps=1e-8,
-                amsgrad=False,
-                maximize=False,
-            )
-        return self.measure(passed, labels)
+        small: dict[str, Tensor] = {}
+        for name, gradient in self.gradients(passed, labels):
+            if gradient.numel() < SMALL:
+                small[name] = gradient
+            else:
+                self._adam({name: gradient}, learning_rate)
+        self._adam(small, learning_rate)
+        return passed
 
     def forward(self, features: Tensor, noise: Tensor) -> Forward:
         """Stochastic pass of (runs, batch, feature_size), the noise given."""
-        hidden = self._linear(features, W1, B1).relu_()
+        hidden = self._linear(features, W1, B1, relu=True)
         mean, raw_scale = self._linear(hidden, W2, B2).chunk(2, dim=-1)
         scale = F.softplus(raw_scale)
         latent = torch.addcmul(mean, scale, noise)
         logits = self._linear(latent, W3, B3)
         return Forward(features, hidden, mean, raw_scale, scale, noise, latent, logits)
 
-    def measure(self, passed: Forward, labels: Tensor) -> Tensor:
-        """MEASURES of every run, shape (len(MEASURES), runs)."""
-        terms = objective_terms(passed.mean, passed.scale, passed.logits.unsqueeze(0), labels)
+    def measure(self, passed: Sequence[Forward], labels: Tensor) -> Tensor:
+        """MEASURES of every run and row in some forward passes, shape (len(MEASURES), runs, rows)."""
+        mean, scale, logits = (
+            torch.cat([getattr(one, name) for one in passed], dim=1) for name in ("mean", "scale", "logits")
+        )
+        terms = objective_terms(mean, scale, logits.unsqueeze(0), labels)
         own = self.objectives
         loss = weighted_loss(terms, own.rate_weight, own.entropy_weight, own.label_entropy)
         assert terms.cross_entropy is not None
-        posterior_entropy = gaussian_entropy(passed.scale)
-        return torch.stack([loss, terms.cross_entropy, terms.rate, terms.entropy, posterior_entropy]).mean(-1)
+        return torch.stack([loss, terms.cross_entropy, terms.rate, terms.entropy, gaussian_entropy(scale)])
 
-    def gradients(self, passed: Forward, labels: Tensor) -> Iterator[tuple[str, tuple[slice, ...], Tensor]]:
-        """The gradients of the mean losses as (name, block, value), to be used before the next is asked for.
-
-        The weights of a layer may be changed once their first block is there: nothing after it reads them.
-        """
+    def gradients(self, passed: Forward, labels: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The gradients of the mean losses by parameter; once one is there, its parameter may be changed."""
         own = self.objectives
         batch = labels.shape[-1]
         log_c = F.log_softmax(passed.logits, dim=-1)
         c = log_c.exp()
-        entropy = -(c * log_c).sum(-1, keepdim=True)
-        weight = own.entropy_weight.unsqueeze(-1) * (entropy <= own.label_entropy)
-        d_logits = c * (1 + weight * (log_c + entropy))
-        d_logits.scatter_add_(-1, labels.unsqueeze(-1), d_logits.new_full((), -1.0).expand(*labels.shape, 1))
+        negative_entropy = (c * log_c).sum(-1, keepdim=True)
+        weight = own.entropy_weight.unsqueeze(-1) * (negative_entropy >= -own.label_entropy)
+        d_logits = torch.addcmul(c, c, weight * (log_c - negative_entropy))
+        d_logits.scatter_add_(-1, labels.unsqueeze(-1), self._minus_one.expand(*labels.shape, 1))
         d_logits /= batch
 
-        d_latent = self._multiply(d_logits, self.weights[W3])
+        d_latent = self._back(d_logits, W3)
         yield from self._layer(W3, B3, d_logits, passed.latent)
 
         rate = own.rate_weight.unsqueeze(-1) / batch
-        d_encoded = torch.empty(*labels.shape, 2 * d_latent.shape[-1], dtype=d_latent.dtype, device=d_latent.device)
+        d_encoded = passed.mean.new_empty(*labels.shape, 2 * d_latent.shape[-1])
         d_mean, d_raw = d_encoded.chunk(2, dim=-1)
         torch.addcmul(d_latent, passed.mean, rate, out=d_mean)
         # An underflowed scale has a constant logarithm in the rate, see information.gaussian_rate.
-        inverse = passed.scale.reciprocal()
-        inverse.masked_fill_(passed.scale < torch.finfo(inverse.dtype).tiny, 0.0)
+        inverse = F.threshold(passed.scale, torch.finfo(passed.scale.dtype).tiny, math.inf).reciprocal_()
         d_scale = torch.addcmul(d_latent * passed.noise, passed.scale - inverse, rate)
-        torch.mul(d_scale, passed.raw_scale.sigmoid(), out=d_raw)
+        torch.ops.aten.softplus_backward.grad_input(d_scale, passed.raw_scale, 1.0, 20.0, grad_input=d_raw)
 
-        d_hidden = self._multiply(d_encoded, self.weights[W2])
+        d_hidden = self._back(d_encoded, W2)
         yield from self._layer(W2, B2, d_encoded, passed.hidden)
-        d_hidden.masked_fill_(passed.hidden <= 0, 0.0)
+        d_hidden = torch.ops.aten.threshold_backward(d_hidden, passed.hidden, 0.0)
         yield from self._layer(W1, B1, d_hidden, passed.features)
 
     def head(self, run: int) -> VUBHead:
@@ -188,44 +181,66 @@ class StackedHeads:
             getattr(self, group)[parameter][run].copy_(tensor)
         self.step.fill_(step)
 
-    def _layer(self, weight: str, bias: str, d_output: Tensor, entered: Tensor) -> Iterator[tuple]:
-        transposed = d_output.mT
-        for block in self._blocks[weight]:
-            yield weight, block, self._multiply(transposed[block], entered[block[0]])
-        yield bias, (slice(None),), d_output.sum(1)
+    def _adam(self, gradients: dict[str, Tensor], learning_rate: float) -> None:
+        torch._fused_adam_(
+            [self.weights[name] for name in gradients],
+            list(gradients.values()),
+            [self.first[name] for name in gradients],
+            [self.second[name] for name in gradients],
+            [],
+            [self.step] * len(gradients),
+            lr=learning_rate,
+            beta1=0.9,
+            beta2=0.999,
+            weight_decay=0.0,
+            eps=1e-8,
+            amsgrad=False,
+            maximize=False,
+        )
 
-    def _linear(self, entered: Tensor, weight: str, bias: str) -> Tensor:
-        return self._multiply(entered, self.weights[weight].mT, self.weights[bias])
+    # Products of all runs' matrices: the same bits whatever runs there are beside one.
 
-    def _multiply(self, left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Products of all runs' matrices, plus a row each: the same bits whatever runs there are beside one."""
-        if self._onednn:
-            product = torch.ops.mkldnn._linear_pointwise
-            biases = [None] * len(left) if bias is None else bias
-            rows = [product(a, b.mT, c, "none", [], "") for a, b, c in zip(left, right, biases, strict=True)]
-            return rows[0].unsqueeze(0) if len(rows) == 1 else torch.stack(rows)
-        return torch.bmm(left, right) if bias is None else torch.baddbmm(bias.unsqueeze(1), left, right)
+    def _linear(self, entered: Tensor, weight: str, bias: str, relu: bool = False) -> Tensor:
+        """What comes out of a layer."""
+        if weight in self._onednn:
+            own = zip(entered, self._onednn[weight], self.weights[bias], strict=True)
+            return _joined([_product(x, w, b, "relu" if relu else "none", [], "") for x, w, b in own])
+        left = torch.baddbmm(self.weights[bias].unsqueeze(1), entered, self.weights[weight].mT)
+        return left.relu_() if relu else left
+
+    def _back(self, d_output: Tensor, weight: str) -> Tensor:
+        """The gradient of what entered a layer."""
+        if weight in self._onednn:
+            own = zip(d_output, self._onednn[weight], strict=True)
+            return _joined([_product(d, w.mT, None, "none", [], "") for d, w in own])
+        return torch.bmm(d_output, self.weights[weight])
+
+    def _layer(self, weight: str, bias: str, d_output: Tensor, entered: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The gradients of a layer's parameters."""
+        if weight in self._onednn:
+            own = zip(d_output, entered, strict=True)
+            yield weight, _joined([_product(d.mT, x.mT, None, "none", [], "") for d, x in own])
+        else:
+            yield weight, torch.bmm(d_output.mT, entered)
+        yield bias, d_output.sum(1)
 
 
-def _has_onednn(weight: Tensor) -> bool:
-    """Whether products of this size go to oneDNN, which has the wide vector kernels on every make of CPU."""
+def _product(*arguments: Any) -> Tensor:
+    """``torch.ops.mkldnn._linear_pointwise``: oneDNN has the wide vector kernels on every make of CPU."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(*arguments)
+    return product
+
+
+def _joined(rows: list[Tensor]) -> Tensor:
+    return rows[0].unsqueeze(0) if len(rows) == 1 else torch.stack(rows)
+
+
+def _suits_onednn(weight: Tensor) -> bool:
+    """Whether products with this weight go to oneDNN."""
     return (
         weight.device.type == "cpu"
         and weight.dtype == torch.float32
-        and weight.shape[-1] >= ONEDNN_SIZE
+        and weight[0].numel() >= ONEDNN_WEIGHTS
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
-
-
-def _blocks(weight: Tensor) -> list[tuple[slice, ...]]:
-    """Contiguous parts of (runs, rows, columns): some runs whole, or some rows of one run."""
-    runs, rows, columns = weight.shape
-    if weight.device.type != "cpu":
-        return [(slice(0, runs), slice(0, rows))]
-    row_bytes = columns * weight.element_size()
-    if rows * row_bytes <= BLOCK_BYTES:
-        together = BLOCK_BYTES // (rows * row_bytes)
-        return [(slice(r, min(r + together, runs)), slice(0, rows)) for r in range(0, runs, together)]
-    together = max(1, BLOCK_BYTES // row_bytes)
-    return [(slice(r, r + 1), slice(i, min(i + together, rows))) for r in range(runs) for i in range(0, rows, together)]
