@@ -331,7 +331,7 @@ def sweep_over_runs(bench: Bench) -> dict[str, Any]:
         return sweep
 
     times = bench.in_turns({str(count): way(count) for count in counts})
-    y_label = f"seconds per epoch of 25,000 rows, {features.shape[1]} features"
+    y_label = f"seconds per epoch, 25,000 × {features.shape[1]} features"
     return _curve("runs", counts, y_label, {"sweep": [spread(times[str(count)]) for count in counts]})
 
 

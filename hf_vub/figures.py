@@ -177,6 +177,9 @@ def growth(curve: Mapping[str, Any]) -> Any:
         axes.set_yscale("log")
         axes.set_xticks(curve["x"], [f"{value:,}" for value in curve["x"]])
         axes.set_xticks([], minor=True)
+        lowest, highest = axes.get_ylim()
+        if highest < 4 * lowest:  # what hardly grows is to look like it
+            axes.set_ylim(lowest / 2, highest * 2)
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
