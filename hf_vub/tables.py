@@ -42,6 +42,26 @@ class Table:
             lines.append("| " + " | ".join(cells) + " |")
         return "\n".join(lines) + "\n\n" + escape_markdown(self.caption) + "\n"
 
+    def rich(self) -> Any:
+        """A table for the terminal, to be printed with ``rich.print``.
+
+        Raises:
+            ImportError: with the command to install rich.
+        """
+        try:
+            from rich.table import Table as RichTable
+            from rich.text import Text
+        except ImportError as error:
+            raise ImportError('tables for the terminal need rich: pip install "hf_vub[report]"') from error
+        shown = RichTable(title=Text(self.caption), title_justify="left")
+        for place, column in enumerate(self.columns):
+            shown.add_column(Text(column), justify="right" if place else "left")
+        for row in self.rows:
+            if len(row) == 1:
+                shown.add_section()
+            shown.add_row(*map(Text, row), style="bold" if len(row) == 1 else None)
+        return shown
+
     def latex(self) -> str:
         """A LaTeX table for the package booktabs."""
         width = len(self.columns)

@@ -4,10 +4,11 @@
 
 Two small classifiers are trained from scratch: a timm network on scikit-learn's handwritten digits, and a transformer
 on generated film reviews, hard enough that a linear bag of words stays under 90% of them. Each is then frozen, and a
-VIB and a VUB head are trained on its features, as in the paper. One table compares the three on held-out data:
-accuracy, negative log-likelihood, calibration (ECE), the rate in nats, and how often attacks succeed: the fast
-gradient sign at 8/255 on images, DeepWordBug on texts. Everything is kept in --output_dir: the checkpoints with their
-result files and cards, and information_plane.png.
+VIB and a VUB head are trained on its features, as in the paper. A table for each compares the three on held-out data:
+accuracy, negative log-likelihood, calibration (ECE), the rate in nats, and attacks: how often the fast gradient sign
+(FGS), DeepWordBug and PWWS succeed, and the mean L2 distance at which Carlini-Wagner (CW) does.
+An attack for which something is missing is skipped, with the reason. Everything is kept in --output_dir: checkpoints
+with their result files and cards, information_plane.png, and examples of each attack on the VUB models.
 """
 
 import logging
@@ -18,14 +19,16 @@ from typing import Any
 
 import torch
 from datasets import disable_progress_bars
-from transformers import BertConfig
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from hf_vub import VUBTrainingArguments, attack_image, attack_text, figures, synthetic
+from hf_vub.attack_examples import write_examples
 from hf_vub.command_line import command, parse
 from hf_vub.fine_tuning import DataArguments, ModelArguments, fine_tune
+from hf_vub.nltk_resources import ResourceError
 from hf_vub.report import write_model_card
 from hf_vub.results import read_records, write_json
+from hf_vub.tables import Table
 
 
 @dataclass
@@ -34,47 +37,37 @@ class Arguments:
 
     output_dir: str = field(default="outputs/quickstart", metadata={"help": "Folder for all that is made."})
     beta: float = field(default=1e-3, metadata={"help": "Weight of the rate in VIB and VUB."})
-    num_examples: int = field(default=40, metadata={"help": "Held-out examples under attack."})
+    num_examples: int = field(default=32, metadata={"help": "Held-out examples under attack."})
     seed: int = field(default=0, metadata={"help": "Of data, weights, noise and attacks."})
 
 
-# Per task: the data, and the options and the training of the vanilla model and of the heads.
+OBJECTIVES = ("vanilla", "vib", "vub")
+# Per task: the data, the training of the vanilla model and of the heads, and the attacks by the titles of columns.
 TASKS: dict[str, dict[str, Any]] = {
     "image": {
+        "caption": "held-out digits; rate in nats; attacks: share that succeed, of CW the mean L2 before it",
         "dataset": "digits",
         "vanilla": {"num_train_epochs": 8, "learning_rate": 3e-3, "per_device_train_batch_size": 32},
         "heads": {"num_train_epochs": 20, "learning_rate": 1e-3, "per_device_train_batch_size": 32},
+        "attacks": {"FGS 8/255": {"attack": "fgs", "epsilon": "8/255"}, "CW": {"attack": "cw", "steps": 100}},
     },
     "text": {
+        "caption": "held-out generated reviews; rate in nats; attacks: share that succeed",
         "dataset": "synthetic-reviews",
         "vanilla": {"num_train_epochs": 8, "learning_rate": 1e-3, "per_device_train_batch_size": 32},
         "heads": {"num_train_epochs": 10, "learning_rate": 1e-3, "per_device_train_batch_size": 64},
+        "attacks": {"DeepWordBug": {"recipe": "deepwordbug"}, "PWWS": {"recipe": "pwws"}},
     },
 }
-
-
-def text_backbone(folder: Path, seed: int) -> str:
-    """Write the configuration and the tokenizer of a small transformer, and name the folder."""
-    tokenizer = synthetic.word_tokenizer(synthetic.reviews(seed=seed)["train"]["text"])
-    tokenizer.save_pretrained(folder)
-    BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=128,
-        max_position_embeddings=128,
-        pad_token_id=tokenizer.pad_token_id,
-    ).save_pretrained(folder)
-    return str(folder)
+MAX_LENGTH = 96
 
 
 def train(task: str, objective: str, model: str, arguments: Arguments) -> dict[str, Any]:
-    """Train one classifier, unless an earlier start has already finished it, and describe it in a card."""
-    plan, folder = TASKS[task], Path(arguments.output_dir) / f"{task}-{objective}"
+    """Train one classifier, and test it."""
+    plan, folder = TASKS[task], Path(arguments.output_dir)
     vanilla = objective == "vanilla"
     training = VUBTrainingArguments(
-        str(folder),
+        str(folder / f"{task}-{objective}"),
         seed=arguments.seed,
         per_device_eval_batch_size=256,
         eval_strategy="no" if vanilla else "epoch",
@@ -86,44 +79,50 @@ def train(task: str, objective: str, model: str, arguments: Arguments) -> dict[s
     options = ModelArguments(
         model, objective, beta=arguments.beta, from_scratch=vanilla, freeze_backbone=not vanilla, image_size=32
     )
-    data = DataArguments(plan["dataset"], max_length=96, feature_cache=str(Path(arguments.output_dir) / "features"))
-    result = fine_tune(task, options, data, training)
-    write_model_card(str(folder), result)
-    return result
+    data = DataArguments(plan["dataset"], max_length=MAX_LENGTH, feature_cache=str(folder / "features"))
+    return fine_tune(task, options, data, training)
 
 
-def success_rate(task: str, folder: Path, arguments: Arguments) -> float | None:
-    """Share of rightly classified examples that the task's attack turns."""
-    options = {"num_examples": arguments.num_examples, "seed": arguments.seed, "output_dir": folder / "attack"}
-    dataset = TASKS[task]["dataset"]
-    if task == "image":
-        result = attack_image.attack(folder, None, dataset, "fgs", epsilon="8/255", **options)
+def attack(task: str, title: str, arguments: Arguments) -> dict[str, dict[str, Any]]:
+    """The results of one attack on a task's three classifiers; on texts they share what their backbone computes."""
+    models = [Path(arguments.output_dir) / f"{task}-{objective}" for objective in OBJECTIVES]
+    place = Path(arguments.output_dir) / "attacks" / title.replace("/", "-").replace(" ", "-").lower()
+    options = {**TASKS[task]["attacks"][title], "num_examples": arguments.num_examples, "seed": arguments.seed}
+    data = TASKS[task]["dataset"]
+    if task == "text":
+        shared, heads = attack_text.shared_heads(models)
+        options |= {"max_length": MAX_LENGTH, "output_dir": place}
+        found = attack_text.attack_heads(shared, heads, models[0], data, **options)
     else:
-        result = attack_text.attack(folder, None, dataset, "DeepWordBugGao2018", max_length=96, **options)
-    return result["attack_success_rate"]
+        found = {
+            model.name: attack_image.attack(model, None, data, output_dir=place / model.name, **options)
+            for model in models
+        }
+    write_examples(place / models[-1].name)
+    return found
 
 
-def print_table(rows: list[dict[str, Any]]) -> None:
-    """One table of all models."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="Held-out data; attacks: fast gradient sign 8/255 (images), DeepWordBug (texts)")
-    for name in ("task", "model", "accuracy", "NLL", "ECE", "rate (nats)", "attack success"):
-        table.add_column(name, justify="left" if name in ("task", "model") else "right")
-    for row in rows:
+def table(task: str, rows: dict[str, dict[str, Any]], attacks: dict[str, dict[str, dict[str, Any]]]) -> Table:
+    """One task's three classifiers side by side."""
+    made = Table(task, TASKS[task]["caption"], ["model", "accuracy", "NLL", "ECE", "rate", *attacks])
+    for name, row in rows.items():
         metrics = row["metrics"]
-        rate = f"{metrics['rate']:.1f}" if "rate" in metrics else "-"
-        turned = "-" if row["attack_success_rate"] is None else f"{row['attack_success_rate']:.1%}"
-        figures = (f"{metrics['accuracy']:.1%}", f"{metrics['nll']:.3f}", f"{metrics['ece']:.3f}", rate, turned)
-        table.add_row(row["task"], row["objective"], *figures, end_section=row["objective"] == "vub")
-    Console().print(table)
+        cells = [row["objective"], f"{metrics['accuracy']:.1%}", f"{metrics['nll']:.3f}", f"{metrics['ece']:.3f}"]
+        cells.append(f"{metrics['rate']:.1f}" if "rate" in metrics else "-")
+        for title, found in attacks.items():
+            rate, distance = found[name]["attack_success_rate"], found[name].get("l2_mean")
+            shown = "-" if rate is None else f"{rate:.1%}"
+            cells.append(f"{distance:.2f}, {shown}" if title == "CW" and distance is not None else shown)
+        made.rows.append(cells)
+    return made
 
 
 @command
 def main() -> None:
     """Train, freeze, put bottlenecks on, attack, and show."""
     (arguments,) = parse(Arguments)
+    from rich.console import Console
+
     set_verbosity_error()
     disable_progress_bar()
     disable_progress_bars()
@@ -131,18 +130,30 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)  # models as small as these gain nothing from more, and lose where cores are busy
     folder = Path(arguments.output_dir)
-    rows, planes = [], {}
-    for task in TASKS:
-        model = "timm/test_resnet" if task == "image" else text_backbone(folder / "text-backbone", arguments.seed)
-        for objective in ("vanilla", "vib", "vub"):
-            result = train(task, objective, model, arguments)
-            rows.append({**result, "attack_success_rate": success_rate(task, folder / result["model"], arguments)})
-            planes[f"{task}, {objective}"] = list(read_records(folder / result["model"] / "information_plane.jsonl"))
+    reviews = synthetic.reviews(seed=arguments.seed)["train"]["text"]
+    starts = {"image": "timm/test_resnet", "text": synthetic.small_transformer(folder / "text-backbone", reviews)}
+    everything, skipped, planes = [], {}, {}
+    for task, model in starts.items():
+        rows, attacks = {}, {}
+        for objective in OBJECTIVES:
+            rows[f"{task}-{objective}"] = train(task, objective, model, arguments)
+            lines = read_records(folder / f"{task}-{objective}" / "information_plane.jsonl")
+            planes[f"{task}, {objective}"] = list(lines)
             model = str(folder / f"{task}-vanilla")  # what the heads are put on
-    print_table(rows)
-    write_json(folder / "results.json", {"rows": rows})
+        for title in TASKS[task]["attacks"]:
+            try:
+                attacks[title] = attack(task, title, arguments)
+            except (ImportError, ResourceError) as error:
+                skipped[title] = str(error)
+        for name, row in rows.items():
+            everything.append({**row, "attacks": [found[name] for found in attacks.values()]})
+            write_model_card(folder / name, row, everything[-1]["attacks"])
+        Console().print(table(task, rows, attacks).rich())
+    for title, reason in skipped.items():
+        print(f"skipped: {title}: {reason}")
+    write_json(folder / "results.json", {"rows": everything, "skipped": skipped})
     figures.save(figures.trajectories(planes), folder / "information_plane")
-    print(f"checkpoints, cards, results.json and information_plane.png are in {folder}")
+    print(f"checkpoints, cards, results.json, examples of attacks and information_plane.png are in {folder}")
 
 
 if __name__ == "__main__":

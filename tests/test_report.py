@@ -247,6 +247,18 @@ def test_table_1_has_the_papers_layout(images):
     assert table.rows[1][-1].startswith("1.2")  # a distance, not a share
 
 
+def test_a_table_is_printed_in_a_terminal(texts, capsys):
+    from rich.console import Console
+
+    table = tables(texts)[0]
+    table.rows.append(["[red]markup[/]", "1", "2", "3"])
+    Console(width=100).print(table.rich())
+    shown = capsys.readouterr().out
+    assert "[red]markup[/]" in shown
+    for row in table.rows:
+        assert any(all(cell in line for cell in row) for line in shown.splitlines())
+
+
 def test_latex_is_balanced_and_escaped(texts):
     for table in tables(grid_results.make("text", 2, hostile=True)) + tables(texts):
         latex = table.latex()

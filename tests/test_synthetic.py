@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from datasets import DatasetDict
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from hf_vub.synthetic import digits, reviews, word_tokenizer
+from hf_vub.synthetic import digits, reviews, small_transformer, word_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +87,13 @@ def test_digits_are_stratified_pictures() -> None:
     np.testing.assert_allclose(*counts, atol=0.003)
     assert splits["test"]["label"][:] == digits(seed=1)["test"]["label"][:]
     assert splits["test"]["label"][:] != digits(seed=2)["test"]["label"][:]
+
+
+def test_a_small_transformer_is_a_checkpoint_without_weights(tmp_path) -> None:
+    texts = reviews(50, 10)["train"]["text"][:]
+    folder = small_transformer(tmp_path / "backbone", texts)
+    config = AutoConfig.from_pretrained(folder, num_labels=2)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert config.vocab_size == len(tokenizer)
+    batch = tokenizer(texts[:2], padding=True, return_tensors="pt")
+    assert AutoModelForSequenceClassification.from_config(config)(**batch).logits.shape == (2, 2)
