@@ -76,9 +76,15 @@ class VUBConfig(PretrainedConfig):
         **kwargs: Any,
     ):
         if isinstance(backbone_config, dict):
+            if "model_type" not in backbone_config:
+                raise ValueError(f"backbone_config has the keys {sorted(backbone_config)}; it needs 'model_type' too")
             # from_dict and not the constructor: timm's configuration translates its class names there.
             config_class = type(AutoConfig.for_model(backbone_config["model_type"]))
             backbone_config = config_class.from_dict(copy.deepcopy(backbone_config))
+        elif backbone_config is not None and not isinstance(backbone_config, PretrainedConfig):
+            raise TypeError(f"backbone_config is a {type(backbone_config).__name__}; it must be a configuration")
+        if not isinstance(kwargs.get("id2label", {}), dict | None):
+            raise TypeError(f"id2label is {kwargs['id2label']!r}; it must name the classes by their numbers")
         self.backbone_config = backbone_config
         self.objective = Objective.parse(objective).value
         self.beta = _number("beta", beta)
@@ -91,6 +97,10 @@ class VUBConfig(PretrainedConfig):
         self.encoder_relu = bool(encoder_relu)
         super().__init__(**kwargs)
         self.validate_problem()
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What differs from the defaults; all of it without a backbone, over whose absence transformers 4 stumbles."""
+        return self.to_dict() if self.backbone_config is None else super().to_diff_dict()
 
     def validate_problem(self) -> None:
         """Raise ValueError unless this is a single-label problem with classes enough and a possible H(Y)."""

@@ -3,6 +3,7 @@
 import sys
 import time
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from .metrics import classification_metrics
 from .model_cards import refresh_model_card
 from .modeling_vub import VUBForImageClassification, VUBForSequenceClassification
 from .preprocessing import image_transform, tokenize
-from .results import provenance, read_json, write_json
+from .results import claim, provenance, read_json, write_json
 from .safeguards import WatchedTrainer, last_checkpoint
 from .trainer import VUBTrainer, VUBTrainingArguments
 
@@ -111,7 +112,8 @@ def fine_tune(task: str, model: ModelArguments, data: DataArguments, training: V
         The content of ``result.json`` (``schema: 1``, ``kind: "train"``).
 
     Raises:
-        ValueError: for options and data that do not fit, before anything is written.
+        ValueError: for options and data that do not fit, or an ``output_dir`` that another process writes to; before
+            anything is written.
     """
     started = time.monotonic()
     if task not in _TASKS:
@@ -156,42 +158,43 @@ def fine_tune(task: str, model: ModelArguments, data: DataArguments, training: V
     vanilla = model.objective == VANILLA
     trainer = _StockTrainer(compute_metrics=_accuracy_and_calibration, **parts) if vanilla else VUBTrainer(**parts)
     trainer.remove_callback(PrinterCallback)
-    if training.max_steps > 0 or training.num_train_epochs > 0:
-        if trainer.is_world_process_zero():
-            write_json(output / "settings.json", settings)
-        trainer.train(resume_from_checkpoint=checkpoint)
-    metrics = trainer.evaluate(rows["test"], metric_key_prefix="test")
-    result = {
-        **provenance(),
-        "kind": "train",
-        "task": task,
-        "model": output.name,
-        "base_model": model.model,
-        **{name: value for name, value in asdict(model).items() if name not in ("model", "revision")},
-        "dataset": data.dataset,
-        "num_train": len(splits["train"]),
-        "num_test": len(splits["test"]),
-        "num_labels": len(names),
-        "max_length": data.max_length if task == "text" else None,
-        "feature_dtype": data.feature_dtype if model.freeze_backbone else None,
-        "seed": training.seed,
-        "epochs": training.num_train_epochs,
-        "max_steps": training.max_steps,
-        "batch_size": training.train_batch_size * training.gradient_accumulation_steps * training.world_size,
-        "learning_rate": training.learning_rate,
-        "metrics": {
-            name.removeprefix("test_"): value
-            for name, value in metrics.items()
-            if name.startswith("test_") and not name.endswith(("_runtime", "_per_second"))
-        },
-        "seconds": time.monotonic() - started,
-    }
-    trainer.result = result
-    trainer.save_model(str(output), _internal_call=True)
-    trainer.create_model_card()
-    if training.push_to_hub:
-        trainer.push_to_hub()
-    return result
+    with claim(output) if trainer.is_world_process_zero() else nullcontext():
+        if training.max_steps > 0 or training.num_train_epochs > 0:
+            if trainer.is_world_process_zero():
+                write_json(output / "settings.json", settings)
+            trainer.train(resume_from_checkpoint=checkpoint)
+        metrics = trainer.evaluate(rows["test"], metric_key_prefix="test")
+        result = {
+            **provenance(),
+            "kind": "train",
+            "task": task,
+            "model": output.name,
+            "base_model": model.model,
+            **{name: value for name, value in asdict(model).items() if name not in ("model", "revision")},
+            "dataset": data.dataset,
+            "num_train": len(splits["train"]),
+            "num_test": len(splits["test"]),
+            "num_labels": len(names),
+            "max_length": data.max_length if task == "text" else None,
+            "feature_dtype": data.feature_dtype if model.freeze_backbone else None,
+            "seed": training.seed,
+            "epochs": training.num_train_epochs,
+            "max_steps": training.max_steps,
+            "batch_size": training.train_batch_size * training.gradient_accumulation_steps * training.world_size,
+            "learning_rate": training.learning_rate,
+            "metrics": {
+                name.removeprefix("test_"): value
+                for name, value in metrics.items()
+                if name.startswith("test_") and not name.endswith(("_runtime", "_per_second"))
+            },
+            "seconds": time.monotonic() - started,
+        }
+        trainer.result = result
+        trainer.save_model(str(output), _internal_call=True)
+        trainer.create_model_card()
+        if training.push_to_hub:
+            trainer.push_to_hub()
+        return result
 
 
 class _StockTrainer(WatchedTrainer):

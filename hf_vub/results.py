@@ -148,8 +148,9 @@ def claim(folder: str | Path) -> AbstractContextManager[Any]:
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # One lock for all of this process: where a run failed and somebody keeps its traceback, another one may start.
-    lock = FileLock(folder / ".lock", timeout=0, is_singleton=True, thread_local=False)
+    # A name that is not pushed with the folder. One lock for all of this process: where a run failed and somebody keeps
+    # its traceback, another one may start.
+    lock = FileLock(folder / "_lock", timeout=0, is_singleton=True, thread_local=False)
     try:
         return lock.acquire()
     except Timeout:

@@ -29,6 +29,7 @@ class WatchedTrainer(Trainer):
         FloatingPointError: from ``train``, for a loss or weights that are not finite.
     """
 
+    model: Any
     terms: dict[str, Tensor] = {}  # noqa: RUF012 - replaced, never filled
     """Per-sample terms of the last loss, by name, which subclasses keep here for the diagnosis."""
     _batches = (-1, 0)  # the last optimizer step, and the batches of it that were computed
