@@ -18,6 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = ["killing", "hf_vub.fine_tuning", "hf_vub.reproduction", "hf_vub.attack_image", "hf_vub.grid_attacks"]
 OPTIONAL = ["matplotlib.pyplot", "sklearn.datasets", "timm", "torchvision"]
+PATIENCE = 3600  # seconds, on a machine that others keep busy
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 
 
@@ -52,7 +53,7 @@ class Runs:
         """Run to the end, which must be a good one; its seconds."""
         began = time.monotonic()
         process = self.start()
-        process.join(600)
+        process.join(PATIENCE)
         assert process.exitcode == 0, self.output()
         return time.monotonic() - began
 
@@ -61,7 +62,7 @@ class Runs:
         process.join(after)
         if process.exitcode is None:
             os.kill(process.pid, how)
-        process.join(120)
+        process.join(PATIENCE)
         assert process.exitcode in (0, -how, 130 if how is signal.SIGINT else 0), self.output()
         return process.exitcode != 0
 
@@ -89,7 +90,7 @@ class Runs:
         while sum(done.values()) < kills:
             if rng.random() < 0.5:
                 process = self.start(die_at=rng.randint(1, changes))
-                process.join(600)
+                process.join(PATIENCE)
                 assert process.exitcode in (0, -signal.SIGKILL), self.output()
                 name, killed = "at a change", process.exitcode != 0
             else:
@@ -136,7 +137,7 @@ class Reaper:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Sleep until a condition holds."""
     end = time.monotonic() + seconds
     while not condition():

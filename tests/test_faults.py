@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import signal
 from importlib.util import find_spec
 
 import killing
@@ -124,3 +125,42 @@ def test_killed_again_and_again_it_ends_as_an_undisturbed_run(
     record_testsuite_property(
         "kills", json.dumps({"job": job, "rounds": rounds, "seconds": seconds, "changes": changes, **total})
     )
+
+
+def test_killed_at_random_and_stopped_once_a_training_ends_as_if_it_had_not_been(scripts, models, tmp_path):
+    """The short form: two kills at changes of files and one interrupt, of a training with checkpoints."""
+    whole = killing.Runs(scripts, command("train", models), tmp_path / "whole")
+    whole.finish()
+    runs = killing.Runs(scripts, command("train", models), tmp_path / "killed")
+    rng = random.Random(1)
+    for _ in range(2):
+        process = runs.start(die_at=rng.randint(20, 60))
+        process.join(killing.PATIENCE)
+        assert process.exitcode == -signal.SIGKILL, runs.output()
+    process = runs.start()
+    checkpoints = len(list(runs.folder.glob("out/checkpoint-*")))
+    killing.wait_for(lambda: len(list(runs.folder.glob("out/checkpoint-*"))) != checkpoints or not process.is_alive())
+    if runs.stop(process, 0, signal.SIGINT):
+        assert runs.output().endswith("stopped: run the same command again to resume\n")
+        assert process.exitcode == 130
+        assert "Traceback" not in runs.output()
+    runs.finish()
+    assert outcome(runs.folder) == outcome(whole.folder)
+
+
+def test_of_two_attacks_in_one_folder_one_works(scripts, models, tmp_path):
+    """The other one refuses in a sentence, and finds the result when it is asked again."""
+    runs = killing.Runs(scripts, command("attack_image", models), tmp_path / "run")
+    first = runs.start()
+    killing.wait_for(lambda: (tmp_path / "run" / "out" / "records.jsonl").exists())
+    second = runs.start()
+    second.join(killing.PATIENCE)
+    if first.is_alive():
+        assert second.exitcode == 2
+        assert "another process is writing to out; wait for it to end, or name another folder" in runs.output()
+    first.join(killing.PATIENCE)
+    assert first.exitcode == 0
+    found = outcome(runs.folder)
+    runs.finish()
+    assert outcome(runs.folder) == found
+    assert found["result.json"]["num_examples"] == 60
