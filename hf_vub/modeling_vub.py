@@ -5,6 +5,7 @@ identity, so that what it calls logits are the features, and :class:`~hf_vub.hea
 """
 
 import copy
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, PushToHubMixin
 
 from .configuration_vub import VUBConfig
 from .head import VUBHead, WideLinear
@@ -208,6 +209,9 @@ class VUBPreTrainedModel(PreTrainedModel):
 
     def push_to_hub(self, repo_id: str, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Push as any model; if that fails, the OSError says what the Hub holds (:func:`~hf_vub.hub.told_push`)."""
+        if not args and "use_temp_dir" in inspect.signature(PushToHubMixin.push_to_hub).parameters:
+            # transformers 4 would save into a local folder of that name, and push only what that changes there.
+            kwargs.setdefault("use_temp_dir", True)
         with told_push(repo_id, kwargs.get("revision"), kwargs.get("token")):
             return super().push_to_hub(repo_id, *args, **kwargs)  # type: ignore[arg-type]
 

@@ -1,0 +1,338 @@
+"""Push, pull, card and attacks through the true code paths of ``huggingface_hub``, against a Hub on this machine."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import backbone_config, build_model, model_inputs
+from hub_server import TOKEN, metadata_errors
+from huggingface_hub import ModelCard
+from safetensors.torch import load
+from transformers import BertForSequenceClassification, ViTForImageClassification, ViTImageProcessor
+
+from hf_vub import VUBConfig, VUBForSequenceClassification, synthetic
+from hf_vub.attack_image import attack as attack_images
+from hf_vub.results import read_json, write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+CODE = {"configuration_vub.py", "head.py", "hub.py", "information.py", "modeling_vub.py", "objectives.py"}
+WEIGHTS = {"config.json", "model.safetensors"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Tiny text and image classifiers, ours and stock ones, with what prepares their inputs, and reviews."""
+    folder = tmp_path_factory.mktemp("hub")
+    splits = synthetic.reviews(num_train=48, num_test=24)
+    tokenizer = synthetic.word_tokenizer(splits["train"]["text"], vocab_size=200)
+    config = backbone_config("bert", num_labels=2)
+    config.vocab_size = len(tokenizer)
+    torch.manual_seed(0)
+    BertForSequenceClassification(config).save_pretrained(folder / "stock")
+    VUBForSequenceClassification(VUBConfig(config)).save_pretrained(folder / "text")
+    build_model("timm-resnet", num_labels=10).save_pretrained(folder / "image")
+    ViTForImageClassification(backbone_config("vit", num_labels=10)).save_pretrained(folder / "stock-image")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder / "stock-image")
+    for name in ("stock", "text"):
+        tokenizer.save_pretrained(folder / name)
+    for name, split in splits.items():
+        split.to_parquet(folder / f"{name}.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pushed(hub, online, folder):
+    """What a training pushes, what its model, tokenizer and image processor push, and another revision of these."""
+    online.run(
+        """
+        import os
+        from datasets import load_dataset
+        from transformers import AutoImageProcessor, AutoTokenizer
+        from hf_vub import *
+        from hf_vub.preprocessing import tokenize
+
+        tokenizer = AutoTokenizer.from_pretrained("text")
+        splits = load_dataset("parquet", data_files={name: f"{name}.parquet" for name in ("train", "test")})
+        rows = {name: tokenize(split, tokenizer, 32) for name, split in splits.items()}
+        model = VUBForSequenceClassification.from_pretrained("text")
+        trainer = VUBTrainer(
+            model=model,
+            args=VUBTrainingArguments("run", max_steps=2, report_to=[], use_cpu=True, hub_model_id="trained",
+                save_strategy="steps", save_steps=1, push_to_hub=True,
+                hub_token=os.environ["HF_TOKEN"]),
+            train_dataset=rows["train"],
+            eval_dataset=rows["test"],
+            processing_class=tokenizer,
+        )
+        trainer.train()
+        trainer._finish_current_push()
+        trainer.evaluate()
+        trainer.push_to_hub(license="apache-2.0", dataset="user/reviews")
+
+        model = VUBForSequenceClassification.from_pretrained("text")
+        model.push_to_hub("user/text")
+        tokenizer.push_to_hub("user/text")
+        model.config.beta = 0.5
+        model.head.bottleneck_decoder.bias.data += 1.0
+        model.push_to_hub("user/text", revision="shifted")
+
+        VUBForImageClassification.from_pretrained("image").push_to_hub("user/image")
+        AutoImageProcessor.from_pretrained("image").push_to_hub("user/processor")
+        """,
+        folder,
+    )
+    return hub
+
+
+def logits(model, inputs):
+    with torch.no_grad():
+        return model.eval()(**inputs).logits
+
+
+def test_a_training_pushes_everything(pushed):
+    files = pushed.files("user/trained")
+    assert files.keys() >= WEIGHTS | CODE | {"README.md", "result.json", "tokenizer.json", "tokenizer_config.json"}
+    assert "training_args.bin" in files
+    assert json.loads(files["config.json"])["auto_map"] == {
+        "AutoConfig": "configuration_vub.VUBConfig",
+        "AutoModelForSequenceClassification": "modeling_vub.VUBForSequenceClassification",
+    }
+    assert not any(TOKEN.encode() in content for content in files.values())
+
+
+def test_checkpoints_pushed_on_the_way_can_be_loaded(pushed):
+    """What ``push_to_hub=True`` sends in the middle of a training is a whole model too."""
+    repository = pushed.repository("user/trained")
+    on_the_way = [sha for sha, message in repository.messages.items() if message == "Training in progress, step 1"]
+    assert repository.commits[on_the_way[0]].keys() >= WEIGHTS | CODE | {"tokenizer.json", "training_args.bin"}
+
+
+def test_the_card_of_a_training_holds_its_results(pushed):
+    files = pushed.files("user/trained")
+    text = files["README.md"].decode()
+    assert metadata_errors(text) == []
+    card = ModelCard(text)
+    result = json.loads(files["result.json"])
+    assert card.data.license == "apache-2.0"
+    assert {"hf_vub", "information-bottleneck", "vub"} <= set(card.data.tags)
+    found = {each.metric_type: each for each in card.data.eval_results}
+    assert found["accuracy"].metric_value == result["metrics"]["accuracy"]
+    assert found["accuracy"].dataset_type == "user/reviews"
+    assert 'from_pretrained("user/trained")' in text
+    assert (result["steps"], result["num_train"], result["num_test"]) == (2, 48, 24)
+
+
+def test_model_tokenizer_and_image_processor_push_everything(pushed):
+    assert pushed.files("user/text").keys() >= WEIGHTS | CODE | {"README.md", "tokenizer.json"}
+    assert pushed.files("user/image").keys() >= WEIGHTS | CODE | {"README.md", "preprocessor_config.json"}
+    assert "preprocessor_config.json" in pushed.files("user/processor")
+    for name in ("user/text", "user/image"):
+        text = pushed.files(name)["README.md"].decode()
+        assert metadata_errors(text) == []
+        assert {"hf_vub", "information-bottleneck"} <= set(ModelCard(text).data.tags)
+
+
+def test_a_revision_is_a_revision(pushed):
+    main, shifted = (load(pushed.files("user/text", at)["model.safetensors"]) for at in ("main", "shifted"))
+    name = "head.bottleneck_decoder.bias"
+    assert torch.equal(shifted[name], main[name] + 1)
+    assert json.loads(pushed.files("user/text", "shifted")["config.json"])["beta"] == 0.5
+
+
+def test_weights_go_through_the_storage_without_the_token(pushed):
+    stored = [shown for method, path, shown in pushed.requests if path.startswith(("/lfs/", "/storage/"))]
+    assert stored
+    assert not any(stored)
+
+
+def test_pulled_without_the_package_it_predicts_the_same_bits(pushed, folder, tmp_path):
+    text, image = model_inputs("bert"), model_inputs("timm-resnet")
+    torch.save([text, image], tmp_path / "inputs.pt")
+    code = """
+        import sys
+
+        class Hidden:
+            def find_spec(self, name, path=None, target=None):
+                if name.partition(".")[0] == "hf_vub":
+                    raise ModuleNotFoundError("hf_vub is hidden", name=name)
+
+        sys.meta_path.insert(0, Hidden())
+        import torch
+        from transformers import AutoImageProcessor, AutoTokenizer, pipeline
+        from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
+        text, image = torch.load("inputs.pt", weights_only=True)
+        load, found = AutoModelForSequenceClassification.from_pretrained, {}
+        found["text"] = load("user/text", trust_remote_code=True)(**text).logits
+        found["shifted"] = load("user/text", revision="shifted", trust_remote_code=True)(**text).logits
+        model = AutoModelForImageClassification.from_pretrained("user/image", trust_remote_code=True)
+        found["image"] = model(**image).logits
+        size = AutoImageProcessor.from_pretrained("user/image").crop_size
+        assert size == {"height": 32, "width": 32} or (size.height, size.width) == (32, 32), size
+        tokenizer = AutoTokenizer.from_pretrained("user/trained")
+        classify = pipeline("text-classification", "user/trained", trust_remote_code=True)
+        answers = classify(["a fine film", "a dull film"])
+        assert {answer["label"] for answer in answers} <= {"LABEL_0", "LABEL_1"}, answers
+        torch.save(found, "found.pt")
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, **pushed.environment(tmp_path / "home"), "PYTHONPATH": ""},
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = torch.load(tmp_path / "found.pt", weights_only=True)
+    model = VUBForSequenceClassification.from_pretrained(folder / "text")
+    assert torch.equal(found["text"], logits(model, text))
+    model.head.bottleneck_decoder.bias.data += 1.0
+    assert torch.equal(found["shifted"], logits(model, text))
+    assert torch.equal(found["image"], logits(build_model("timm-resnet", num_labels=10), image))
+
+
+@pytest.mark.parametrize(
+    ("name", "when", "told"),
+    [
+        ("user/text", "before", "the Hub holds the previous revision {before}, unchanged"),
+        ("user/never", "before", "nothing was published"),
+        ("user/doubtful", "after", "all the same the Hub has a new revision {now}"),
+    ],
+)
+def test_a_push_that_dies_says_what_the_hub_holds(pushed, online, folder, name, when, told):
+    pushed.dies = {"dies": when}
+    before = pushed.repositories.get(("model", name))
+    before = before and before.sha("main")
+    said = online.run(
+        f"""
+        from hf_vub import VUBForSequenceClassification
+        model = VUBForSequenceClassification.from_pretrained("text", beta=0.25)
+        try:
+            model.push_to_hub({name!r}, commit_message="dies")
+        except OSError as error:
+            print(error)
+        """,
+        folder,
+    )
+    repository = pushed.repository(name)
+    assert said.startswith(f"the push to {name} failed: ")
+    assert told.format(before=before, now=repository.sha("main")) in said
+    files = pushed.files(name).keys()
+    assert (before == repository.sha("main")) if before else (files >= WEIGHTS) == (when == "after")
+
+
+def test_a_training_whose_push_dies_says_so_too(pushed, online, folder):
+    pushed.dies = {"dies": "before"}
+    before = pushed.repository("user/trained").sha("main")
+    said = online.run(
+        """
+        from hf_vub import *
+        model = VUBForSequenceClassification.from_pretrained("text", beta=0.25)
+        args = VUBTrainingArguments("again", report_to=[], use_cpu=True, hub_model_id="user/trained")
+        try:
+            VUBTrainer(model=model, args=args).push_to_hub("dies")
+        except OSError as error:
+            print(error)
+        """,
+        folder,
+    )
+    assert f"the Hub holds the previous revision {before}, unchanged" in said
+    assert pushed.repository("user/trained").sha("main") == before
+
+
+def test_what_cannot_be_pushed_is_no_broken_push(online, folder):
+    said = online.run(
+        """
+        from hf_vub import VUBForSequenceClassification
+        try:
+            VUBForSequenceClassification.from_pretrained("text").push_to_hub("user/two words")
+        except ValueError as error:
+            print(error)
+        """,
+        folder,
+    )
+    assert "two words" in said
+
+
+# Attacks on what is on the Hub
+
+
+def attack(online, script, folder, *options):
+    """Run an attack script; what it prints."""
+    path = str(ROOT / "scripts" / script)
+    return online.run(f"import runpy; runpy.run_path({path!r}, run_name='__main__')", folder, [path, *options])
+
+
+@pytest.mark.skipif(find_spec("textattack") is None, reason="text attacks are an optional extra")
+def test_the_text_attack_script_takes_hub_ids(pushed, online, folder):
+    pushed.add("user/stock", folder / "stock")
+    data = ["--dataset", "test.parquet", "--num_examples", "2", "--max_length", "24"]
+    results = {}
+    for name, options in {
+        "ours": ["--model", "user/text", "--trust_remote_code"],
+        "shifted": ["--model", "user/text", "--revision", "shifted"],
+        "stock": ["--model", "user/stock"],
+    }.items():
+        shown = attack(online, "attack_text.py", folder, *options, *data, "--output_dir", f"attack-{name}")
+        assert "accuracy_under_attack" in shown
+        results[name] = read_json(folder / f"attack-{name}" / "result.json")
+    assert [result["model"] for result in results.values()] == ["user/text", "user/text", "user/stock"]
+    assert results["shifted"]["revision"] == "shifted"
+    assert results["ours"]["weights"] != results["shifted"]["weights"]
+    missing = [*data, "--model", "user/nowhere", "--output_dir", "attack-nowhere"]
+    with pytest.raises(AssertionError, match="SystemExit: 2"):
+        attack(online, "attack_text.py", folder, *missing)
+
+
+@pytest.mark.skipif(find_spec("textattack") is None, reason="text attacks are an optional extra")
+def test_textattacks_command_line_takes_a_hub_id(pushed, online, folder):
+    rows = [(row["text"], row["label"]) for row in synthetic.reviews(num_train=2, num_test=2)["test"]]
+    (folder / "data.py").write_text(f"import textattack\ndataset = textattack.datasets.Dataset({rows!r})\n")
+    (folder / "model.py").write_text("from hf_vub.attack_text import wrapper\nmodel = wrapper('user/text')\n")
+    options = ["--model-from-file", "model.py", "--dataset-from-file", "data.py", "--recipe", "deepwordbug"]
+    shown = online.run(
+        "import runpy; runpy.run_module('hf_vub.textattack_compat', run_name='__main__')",
+        folder,
+        ["textattack", "attack", *options, "--num-examples", "2"],
+    )
+    assert "Number of successful attacks" in shown
+
+
+def test_the_image_attack_script_takes_hub_ids(pushed, online, folder):
+    pushed.add("user/stock-image", folder / "stock-image")
+    for name, options in {"image": ["--trust_remote_code"], "stock-image": ["--revision", "main"]}.items():
+        data = ["--dataset", "digits", "--num_examples", "8", "--attack", "fgs", "--output_dir", f"attack-{name}"]
+        shown = attack(online, "attack_image.py", folder, "--model", f"user/{name}", *options, *data)
+        assert "attack_success_rate" in shown
+        assert read_json(folder / f"attack-{name}" / "result.json")["model"] == f"user/{name}"
+
+
+def test_an_attack_in_the_folder_of_a_checkpoint_refreshes_its_card(folder):
+    checkpoint = folder / "image"
+    about = {
+        "kind": "train",
+        "task": "image",
+        "model": "user/image",
+        "base_model": "timm/resnet10t",
+        "objective": "vub",
+    }
+    about |= {"dataset": "digits", "metrics": {"accuracy": 0.1}, "card": {"license": "mit", "tags": ["tiny"]}}
+    write_json(checkpoint / "result.json", about)
+    options = {"num_examples": 20, "epsilon": ["1/255", "8/255"], "progress": False}
+    found = attack_images(checkpoint, None, "digits", "fgs", output_dir=checkpoint / "fgs", **options)
+    attack_images(folder / "stock-image", None, "digits", "fgs", output_dir=checkpoint / "another", **options)
+    text = (checkpoint / "README.md").read_text()
+    assert metadata_errors(text) == []
+    card = ModelCard(text)
+    assert (card.data.license, card.data.tags[-1]) == ("mit", "tiny")
+    under = [each for each in card.data.eval_results if each.metric_type == "accuracy" and each.metric_args]
+    assert [each.metric_value for each in under] == [row["accuracy_under_attack"] for row in found["budgets"]]
+    assert [each.metric_args["epsilon"] for each in under] == [1 / 255, 8 / 255]
+    assert all(str(folder) not in line for line in text.splitlines())
