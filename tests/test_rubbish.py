@@ -138,6 +138,9 @@ def test_a_spoilt_cache_is_refused_or_whole(folder, rubbish, place, cut, in_head
 
 
 def cache(folder):
+    known = list((folder / "features").glob("*.safetensors"))
+    if known:
+        return Features.load(known[0])
     return extract(TextModel(), Dataset.from_dict(token_rows(6)), folder / "features", dtype="float32")
 
 
