@@ -3,7 +3,8 @@
 A GPU trains all runs as stacked tensors (:mod:`hf_vub.stacked_head`). A CPU trains one run per core: a head of ordinary
 size then keeps its weights and moments in the cache, and no core waits for another. Each run has its own
 initialisation, data order and noise, drawn from its own seed and nothing else: its result does not depend on the runs
-beside it, on the number of cores, nor on where a killed sweep went on.
+beside it, on the number of cores, nor on where a killed sweep went on. Under ``accelerate launch`` the processes divide
+the runs between them, and each returns the results of all.
 """
 
 import hashlib
@@ -31,6 +32,7 @@ from .information import gaussian_entropy, prior_entropy
 from .information import label_entropy as entropy_of_labels
 from .metrics import classification_metrics
 from .objectives import objective_loss, objective_terms, objective_weights
+from .run_log import processes
 from .stacked_head import MEASURES, Objectives, StackedHeads
 
 FORMAT = 2  # a part of every checkpoint's name: raise it when the code would train another head under the same name
@@ -180,7 +182,8 @@ def train_heads(
         eval_features: held-out rows to measure after every epoch.
         eval_labels: their labels.
         checkpoint_dir: where each run is saved as it goes. Called again with the same arguments, and the same or other
-            runs or more epochs, the sweep goes on from there to the same bits as one that never stopped.
+            runs or more epochs, the sweep goes on from there to the same bits as one that never stopped. Several
+            processes need one: they meet in its files.
         save_every: epochs between checkpoints.
         stack_size: runs in one stack of tensors; by default 1 on a CPU, where a run's result is then the same to the
             bit whatever else is trained, and all of them on a GPU. Stacks of other sizes agree within rounding.
@@ -295,8 +298,12 @@ class _Sweep:
         self.identity = [FORMAT, asdict(self.settings), data, self.device.type]
 
     def train(self, runs: list[HeadRun], epochs: int, stack_size: int | None) -> list[SweepResult]:
+        state = processes()
+        if state.num_processes > 1 and self.folder is None:
+            raise ValueError("checkpoint_dir is None, but several processes meet in its files: name a folder")
         runs_at = [self._load(run, epochs) for run in runs]
-        waiting = sorted((p for p in runs_at if p.epoch < epochs), key=lambda p: p.epoch)
+        mine = runs_at[state.process_index :: state.num_processes]
+        waiting = sorted((p for p in mine if p.epoch < epochs), key=lambda p: p.epoch)
         on_cpu = self.device.type == "cpu"
         together = stack_size or (1 if on_cpu else len(runs))
         stacks: list[list[_Progress]] = []
@@ -304,13 +311,17 @@ class _Sweep:
         for _, group in groupby(waiting, key=lambda p: p.epoch):
             alike = list(group)
             stacks += [alike[first : first + together] for first in range(0, len(alike), together)]
-        with tqdm(total=epochs * len(runs), desc="train heads", unit="epoch", disable=None) as bar:
-            bar.update(sum(p.epoch for p in runs_at))
+        hidden = None if state.is_main_process else True
+        with tqdm(total=epochs * len(mine), desc="train heads", unit="epoch", disable=hidden) as bar:
+            bar.update(sum(p.epoch for p in mine))
             if on_cpu:
                 self._train_on_cores(stacks, epochs, bar)
             else:
                 for stacked in stacks:
                     self._train_stack(stacked, epochs, bar)
+        if state.num_processes > 1:
+            state.wait_for_everyone()
+            runs_at = [self._load(run, epochs) for run in runs]
         heads = [p.head or self._stack([p]).head(0) for p in runs_at]  # some were finished before
         return [
             SweepResult(p.run, self.settings, head.eval(), p.history) for p, head in zip(runs_at, heads, strict=True)

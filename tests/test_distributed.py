@@ -1,5 +1,6 @@
-"""Two processes train what one does. (Embeddings and attacks have this test beside their own.)"""
+"""Two processes train, and sweep, what one does. (Embeddings and attacks have this test beside their own.)"""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -40,15 +41,30 @@ if run.is_world_process_zero():
 """
 
 
-def start(folder, objective, processes):
+SWEEP = """
+import sys
+sys.path[:0] = [{root!r}, {tests!r}]
+import torch
+from accelerate import PartialState
+from test_sweep import bits, train
+
+results = train(checkpoint_dir=sys.argv[2])
+everything = b"".join(bit for result in results for bit in bits(result))
+histories = str([result.history for result in results]).encode()
+with open(f"{{sys.argv[2]}}-{{PartialState().process_index}}", "wb") as file:
+    file.write(everything + histories)
+"""
+
+
+def start(folder, objective, processes, script=JOB):
     """Train with 8 rows a step, shared between the processes."""
     job = folder / "job.py"
-    job.write_text(JOB.format(root=str(Path(__file__).parents[1]), tests=str(Path(__file__).parent)))
+    job.write_text(script.format(root=str(Path(__file__).parents[1]), tests=str(Path(__file__).parent)))
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     return subprocess.Popen(
         [sys.executable, *(launcher if processes > 1 else []), job, objective, folder / f"run{processes}",
          str(8 // processes)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "ACCELERATE_USE_CPU": "true"},
     )  # fmt: skip
 
 
@@ -65,3 +81,14 @@ def test_two_processes_train_what_one_does(objective, tmp_path):
     assert two == pytest.approx(one, abs=1e-6)
     for name, value in weights.items():
         torch.testing.assert_close(shared[name], value, atol=1e-6, rtol=0, msg=name)
+
+
+@pytest.mark.slow
+def test_two_processes_sweep_the_bits_of_one(tmp_path):
+    for processes in (1, 2):
+        job = start(tmp_path, "", processes, SWEEP)
+        _, errors = job.communicate(timeout=600)
+        assert job.returncode == 0, errors
+    alone = (tmp_path / "run1-0").read_bytes()
+    assert (tmp_path / "run2-0").read_bytes() == alone
+    assert (tmp_path / "run2-1").read_bytes() == alone
