@@ -45,14 +45,14 @@ OBJECTIVES = ("vanilla", "vib", "vub")
 # Per task: the data, the training of the vanilla model and of the heads, and the attacks by the titles of columns.
 TASKS: dict[str, dict[str, Any]] = {
     "image": {
-        "caption": "held-out digits; rate in nats; attacks: share that succeed, of CW the mean L2 before it",
+        "caption": "held-out digits (rate in nats; attacks: success, CW with its mean L2)",
         "dataset": "digits",
         "vanilla": {"num_train_epochs": 8, "learning_rate": 3e-3, "per_device_train_batch_size": 32},
         "heads": {"num_train_epochs": 20, "learning_rate": 1e-3, "per_device_train_batch_size": 32},
         "attacks": {"FGS 8/255": {"attack": "fgs", "epsilon": "8/255"}, "CW": {"attack": "cw", "steps": 100}},
     },
     "text": {
-        "caption": "held-out generated reviews; rate in nats; attacks: share that succeed",
+        "caption": "held-out generated reviews (rate in nats; attacks: success)",
         "dataset": "synthetic-reviews",
         "vanilla": {"num_train_epochs": 8, "learning_rate": 1e-3, "per_device_train_batch_size": 32},
         "heads": {"num_train_epochs": 10, "learning_rate": 1e-3, "per_device_train_batch_size": 64},

@@ -671,11 +671,11 @@ def test_the_script_attacks_and_says_what_is_wrong(processor, pictures, tmp_path
     assert [row["epsilon"] for row in result["budgets"]] == [8 / 255, 0.1]
     assert result["class_names"] == ["ant", "bee", "soccer ball"]
     files = {"examples.pdf", "examples.png", "images.safetensors", "records.jsonl", "result.json", "run.json"}
-    assert {path.name for path in (tmp_path / "run").iterdir()} - {".lock"} == files
+    assert {path.name for path in (tmp_path / "run").iterdir()} - {"_lock"} == files
     drawn = (tmp_path / "run" / "examples.png").read_bytes()
     again = run("--epsilons", "8/255", "0.1", "--num_examples", "4", "--output_dir", str(tmp_path / "run"))
     assert again.returncode == 0, again.stderr
-    assert {path.name for path in (tmp_path / "run").iterdir()} - {".lock"} == files
+    assert {path.name for path in (tmp_path / "run").iterdir()} - {"_lock"} == files
     assert (tmp_path / "run" / "examples.png").read_bytes() == drawn
     wrong = run("--attack", "nonsense")
     assert wrong.returncode == 2

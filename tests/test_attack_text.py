@@ -590,7 +590,7 @@ def test_the_script_attacks_a_checkpoint_on_a_file(noisy, tokenizer, tmp_path, m
     assert result["class_names"] == ["neg", "pos"]
     assert "accuracy_under_attack" in capsys.readouterr().out
     files = {"examples.html", "examples.md", "records.jsonl", "result.json", "run.json"}
-    assert {path.name for path in (tmp_path / "run").iterdir()} - {".lock"} == files
+    assert {path.name for path in (tmp_path / "run").iterdir()} - {"_lock"} == files
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "run", "test.parquet"]
 
 
