@@ -30,7 +30,7 @@ from hf_vub.synthetic import word_tokenizer
 
 TOLD = (ValueError, TypeError, OSError)
 """What the package promises for bad input."""
-FEW, MANY = 12, 2000
+FEW, MANY = 8, 2000
 
 values = st.recursive(
     st.none()

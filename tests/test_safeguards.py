@@ -60,7 +60,7 @@ def trainer(folder, dataset=None, *, callbacks=None, model=None, **options):
     )
 
 
-@pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 2}, {"dataloader_num_workers": 1}])
+@pytest.mark.parametrize("options", [{"dataloader_num_workers": 1}, {"gradient_accumulation_steps": 2}])
 def test_a_loss_that_is_no_number_names_step_term_and_rows(options, tmp_path):
     job = trainer(tmp_path, rows(poisoned=[13]), **options)
     with torch.no_grad():
@@ -118,7 +118,7 @@ def test_resumed_from_any_checkpoint_it_ends_the_same(options, tmp_path):
     assert [line["held_out"] is not None for line in lines] == [True, True]
     checkpoints = sorted((tmp_path / "whole").glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
     assert len(checkpoints) == options.get("max_steps", 12)
-    for checkpoint in checkpoints[-3:] if "max_steps" in options else checkpoints[4:8]:
+    for checkpoint in checkpoints[-2:] if "max_steps" in options else checkpoints[5:7]:
         folder = tmp_path / "resumed"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(checkpoint, folder / checkpoint.name)

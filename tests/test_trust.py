@@ -78,7 +78,7 @@ class Evil:
         return (open, (str(self.trace), "w"))
 
 
-@pytest.fixture(params=["pickle", "torch"])
+@pytest.fixture(params=["torch", pytest.param("pickle", marks=pytest.mark.slow)])
 def poison(request, tmp_path):
     """Puts a pickle, bare or as torch writes it, in the place of a file; the trace tells if it ran."""
     trace = tmp_path / "owned"
