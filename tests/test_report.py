@@ -17,6 +17,7 @@ from hf_vub.results import read_json
 from hf_vub.tables import marked_texts, marked_texts_markdown, tables
 
 HOSTILE = 'x|<script>alert("1")</script>`*_[a](javascript:b)\n# head {{ 7 * 7 }}'
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TOKEN = "hf_" + "abcdefgh" * 4
 
 
@@ -348,7 +349,7 @@ def test_a_grid_of_one_run_and_one_objective_is_reported(tmp_path):
     assert "cannot be tested here" in (tmp_path / "tables" / "claims.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on PATH to open the report in")
+@pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome on PATH to open the report in")
 @pytest.mark.parametrize("name", ["text", "image", "hostile"])
 def test_report_opens_in_a_browser(folders, name, tmp_path):
     """Every image loads and the console stays quiet; a copy of the page reports on itself through its title."""
@@ -368,7 +369,7 @@ def test_report_opens_in_a_browser(folders, name, tmp_path):
     for kind, path in (("shown", folders[name] / "report.html"), ("probed", probed)):
         action = [f"--screenshot={tmp_path / 'shot.png'}"] if kind == "shown" else ["--dump-dom"]
         found[kind] = subprocess.run(
-            ["chromium", *options, *action, path.as_uri()], capture_output=True, text=True, timeout=120, check=True
+            [BROWSER, *options, *action, path.as_uri()], capture_output=True, text=True, timeout=120, check=True
         )
         assert "CONSOLE" not in found[kind].stderr
     counted = re.search(r'data-images="(\d+)" data-loaded="(\d+)"', found["probed"].stdout)
