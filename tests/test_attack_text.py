@@ -23,7 +23,9 @@ from transformers import (
 )
 
 from hf_vub import VUBForSequenceClassification, nltk_resources
+from hf_vub.data import load_splits
 from hf_vub.pixels import seeded
+from hf_vub.preprocessing import clean_text
 from hf_vub.results import read_json, read_records
 from hf_vub.tokens import TextClassifier, TokenFeatures
 
@@ -150,21 +152,19 @@ def records(folder):
 # The same outcomes as TextAttack alone
 
 
-@pytest.mark.parametrize("recipe", ["DeepWordBugGao2018", "PWWSRen2019"])
-def test_outcomes_equal_those_of_textattacks_own_wrapper(run, victim, tokenizer, recipe, tmp_path):
+def compare(folder, data, model, tokenizer, recipe):
+    """Attack the texts of a run again with TextAttack alone: the same outcomes; and the kinds of outcome there are."""
     from hf_vub import textattack_compat
 
-    data = reviews(40)
-    run(recipe=recipe, num_examples=40, output_dir=tmp_path)
     textattack = textattack_compat.load()
-    stock = textattack.models.wrappers.HuggingFaceModelWrapper(victim, tokenizer)
+    stock = textattack.models.wrappers.HuggingFaceModelWrapper(model, tokenizer)
+    kinds = set()
     with textattack_compat.quiet(), textattack_compat.no_downloads():
         search = getattr(textattack.attack_recipes, recipe).build(stock)
-        kinds = set()
-        for record in records(tmp_path):
+        for record in records(folder):
             row = record["index"]
             with seeded(0, row):
-                result = search.attack(data[row]["text"], data[row]["label"])
+                result = search.attack(clean_text(data[row]["text"]), data[row]["label"])
             kinds.add(type(result).__name__)
             if type(result).__name__ == "SkippedAttackResult":
                 assert record["status"] == "misclassified"
@@ -174,6 +174,26 @@ def test_outcomes_equal_those_of_textattacks_own_wrapper(run, victim, tokenizer,
             assert record["queries"] == result.num_queries
     assert "SuccessfulAttackResult" in kinds
     assert len(kinds) > 1
+
+
+@pytest.mark.parametrize("recipe", ["DeepWordBugGao2018", "PWWSRen2019"])
+def test_outcomes_equal_those_of_textattacks_own_wrapper(run, victim, tokenizer, recipe, tmp_path):
+    run(recipe=recipe, num_examples=40, output_dir=tmp_path)
+    compare(tmp_path, reviews(40), victim, tokenizer, recipe)
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+def test_outcomes_on_twenty_real_reviews_equal_those_of_textattacks_own_wrapper(api, shared_data, tmp_path):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = shared_data / "models" / "minilm-imdb"
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, model_max_length=256)
+    data = load_splits(shared_data / "data" / "imdb")["test"]
+    options = {"num_examples": 20, "max_length": 256, "progress": False, "output_dir": tmp_path}
+    api.attack(model, tokenizer, data, "deepwordbug", **options)
+    compare(tmp_path, data, model, tokenizer, "DeepWordBugGao2018")
 
 
 def test_figures_follow_from_the_records(run, tmp_path):
