@@ -24,7 +24,6 @@ import datasets
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
 from accelerate.utils.memory import should_reduce_batch_size
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
@@ -33,6 +32,7 @@ from tqdm.auto import tqdm
 
 from .inputs import ModelInputs, digest
 from .results import append_record, read_records
+from .run_log import processes
 from .streams import stored
 
 logger = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ def extract(
         raise TypeError(f"dataset is a {type(dataset).__name__}; it must be a datasets.Dataset or IterableDataset")
     if len(dataset) == 0:
         raise ValueError("dataset is empty; there is nothing to extract features from")
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator does
+    state = processes()
     device = torch.device(device or state.device)
     on_cpu = device.type == "cpu"
     arithmetic = compute_dtype(dtype, device)

@@ -23,8 +23,10 @@ from .results import append_record, claim, read_json, read_records, write_json, 
 def processes() -> Any:
     """Accelerate's ``PartialState``, patient enough for processes that finish hours apart."""
     from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
 
-    return PartialState(timeout=timedelta(days=7))
+    # On CPUs several processes are one job only where this is said, as Accelerator does.
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=timedelta(days=7))
 
 
 def weights_digest(model: nn.Module | None) -> str:
