@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
@@ -56,29 +57,30 @@ def test_an_attack_goes_on_with_half_of_a_batch(caplog):
         model.predict(images)
 
 
-@pytest.fixture
+@contextmanager
 def small_files():
-    """The process may write files of 4 KiB, which is what a full disk is to it."""
+    """The process may write files of 4 KiB, which is what a full disk is to it (and to what pytest writes, if long)."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_json_that_finds_no_room_leaves_what_was_there(small_files, tmp_path):
+def test_json_that_finds_no_room_leaves_what_was_there(tmp_path):
     path = results.write_json(tmp_path / "a.json", {"kept": 1})
-    with pytest.raises(OSError, match="too large"):
+    with small_files(), pytest.raises(OSError, match="too large"):
         results.write_json(path, {"text": "x" * 10_000})
     assert results.read_json(path) == {"kept": 1}
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_record_that_finds_no_room_costs_no_other(small_files, tmp_path):
+def test_a_record_that_finds_no_room_costs_no_other(tmp_path):
     path = tmp_path / "a.jsonl"
     results.append_record(path, {"kept": 1})
-    with pytest.raises(OSError, match="too large"):
+    with small_files(), pytest.raises(OSError, match="too large"):
         results.append_record(path, {"text": "x" * 10_000})
-    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     results.append_record(path, {"next": 2})
     assert list(results.read_records(path)) == [{"kept": 1}, {"next": 2}]
 
