@@ -374,7 +374,7 @@ def test_every_attack_runs_on_a_checkpoint_from_disk(name, processor, pictures, 
         assert 0 <= row["accuracy_under_attack"] <= result["clean_accuracy"] <= 1
     saved = load_file(tmp_path / "run" / "images.safetensors")
     assert saved["adversarial"].shape == (result["num_attacked"], len(result["budgets"]), 3, 8, 8)
-    assert sorted(path.name for path in (tmp_path / "run").glob("[!.]*")) == [
+    assert sorted(path.name for path in (tmp_path / "run").glob("[!_]*")) == [
         "images.safetensors", "records.jsonl", "result.json", "run.json"
     ]  # fmt: skip
 
@@ -388,7 +388,7 @@ def test_images_are_kept_of_examples_spread_over_the_run(processor, pictures, tm
 
 @pytest.mark.parametrize("torn", [False, True])
 def test_an_interrupted_run_ends_with_the_same_bits(processor, pictures, tmp_path, monkeypatch, torn):
-    import hf_vub.attack_image as module
+    import hf_vub.run_log as module
 
     options = {"attack": "pgd_linf", "steps": 3, "batch_size": 4, "noise": "sampled", "redraws": 3, "seed": 5}
     whole = attack(vub(), processor, pictures, **options, output_dir=tmp_path / "whole")
@@ -497,7 +497,7 @@ def test_two_processes_give_the_bits_of_one(processor, pictures, tmp_path):
             """
         )
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1]), "ACCELERATE_USE_CPU": "true"}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     subprocess.run([*launcher, str(program), str(tmp_path)], env=environment, check=True, capture_output=True)
     one = attack(

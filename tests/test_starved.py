@@ -199,6 +199,7 @@ def test_durations_do_not_follow_the_clock_on_the_wall(tmp_path, monkeypatch):
 
 INTERRUPTED = """
 import os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from hf_vub.command_line import command
 os.kill(os.getpid(), signal.SIGINT)  # while the script is still importing
 """
