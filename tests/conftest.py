@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import logging
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +23,11 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def _own_environment() -> Iterator[None]:
-    """Undo what a test does to the environment: training arguments leave their precision in it."""
+    """Undo what a test does to the environment, as training arguments do, or to logging, as scripts do."""
+    disabled = logging.root.manager.disable
     with mock.patch.dict(os.environ):
         yield
+    logging.disable(disabled)
 
 
 @pytest.fixture(autouse=True)
