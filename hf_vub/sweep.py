@@ -10,7 +10,6 @@ the runs between them, and each returns the results of all.
 import hashlib
 import json
 import math
-import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -32,6 +31,7 @@ from .information import gaussian_entropy, prior_entropy
 from .information import label_entropy as entropy_of_labels
 from .metrics import classification_metrics
 from .objectives import objective_loss, objective_terms, objective_weights
+from .results import replacing
 from .run_log import processes
 from .stacked_head import MEASURES, Objectives, StackedHeads
 
@@ -421,16 +421,9 @@ class _Sweep:
 
     def _save(self, p: _Progress, state: dict[str, Tensor]) -> None:
         """State and history in one file, whole or not at all."""
-        path = self._path(p.run)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         progress = {"run": asdict(p.run), "epoch": p.epoch, "history": p.history}
-        try:
+        with replacing(self._path(p.run)) as temporary:
             save_file(state, temporary, metadata={"progress": json.dumps(progress)})
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def _generator(*purpose: int, device: torch.device | str = "cpu") -> torch.Generator:
