@@ -21,6 +21,7 @@ from .adversaries import Attack, FastGradient, ProjectedGradient, Square, parse_
 from .image_examples import ImageExamples, load_classifier
 from .pixels import PixelModel, frozen, seeded
 from .results import provenance, write_json
+from .run_log import processes
 
 logger = logging.getLogger(__name__)
 
@@ -105,8 +106,6 @@ def report_card(
         >>> card = report_card("user/vub-resnet18-cifar10", None, "cifar10")  # doctest: +SKIP
         >>> [check["name"] for check in card["checks"] if check["passed"] is False]  # doctest: +SKIP
     """
-    from accelerate import PartialState
-
     began = time.perf_counter()
     (budget,) = parse_epsilons(FastGradient(), epsilon)
     assert budget is not None
@@ -116,7 +115,7 @@ def report_card(
     examples = ImageExamples(
         dataset, num_examples, how=how, seed=seed, split=split, image_column=image_column, label_column=label_column
     )
-    place: dict[str, Any] = {"device": device, "default_device": PartialState().device}
+    place: dict[str, Any] = {"device": device, "default_device": processes().device}
     place["trust_remote_code"] = trust_remote_code
     network, processor, name = load_classifier(model, processor, revision=revision, **place)
     with frozen(network):

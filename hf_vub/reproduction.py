@@ -35,6 +35,7 @@ from .inputs import digest
 from .metrics import classification_metrics, reliability_bins
 from .report import write_report
 from .results import claim, provenance, read_json, replacing, write_json
+from .run_log import processes
 from .sweep import HeadRun, Settings, SweepResult, train_heads
 
 logger = logging.getLogger(__name__)
@@ -62,9 +63,7 @@ def reproduce(settings: Experiment, output_dir: str | Path, device: str | torch.
 
     Source: section 4 of the paper.
     """
-    from accelerate import PartialState
-
-    state = PartialState()
+    state = processes()
     if state.num_processes > 1:
         raise ValueError(f"a reproduction runs in one process, but there are {state.num_processes}")
     with claim(output_dir):

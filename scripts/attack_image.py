@@ -73,15 +73,14 @@ def main() -> None:
             print(f"{check['name']:12}{verdict:6}{check['why']}")
         print(f"{'all':12}{'pass' if result['passed'] else 'FAIL'}")
     else:
-        from accelerate import PartialState
-
         from hf_vub.attack_examples import write_examples
         from hf_vub.attack_image import attack
+        from hf_vub.run_log import processes
 
         if transfer_from:
             raise ValueError("--transfer_from belongs to --report_card")
         result = attack(processor=None, attack=attack_name, epsilon=epsilons, target=target, **options)
-        if not PartialState().is_main_process:
+        if not processes().is_main_process:
             return
         for name in ("model", "dataset", "attack", "noise", "num_examples", "num_skipped", "clean_accuracy", "seconds"):
             print(f"{name:24}{_shown(result[name])}")

@@ -64,10 +64,9 @@ def main() -> None:
     for name in ("model", "dataset"):
         if not getattr(arguments, name):
             raise ValueError(f"--{name} is missing: see --help")
-    from accelerate import PartialState
-
     from hf_vub.attack_examples import write_examples
     from hf_vub.attack_text import attack, attack_heads, shared_heads
+    from hf_vub.run_log import processes
 
     options = {name: value for name, value in vars(arguments).items() if name not in ("prefetch", "bf16", "model")}
     options["dtype"] = "bfloat16" if arguments.bf16 else None
@@ -77,7 +76,7 @@ def main() -> None:
         trusted = {"revision": arguments.revision, "trust_remote_code": arguments.trust_remote_code}
         backbone, heads = shared_heads(arguments.model, **trusted)
         results = list(attack_heads(backbone, heads, arguments.model[0], **options).values())
-    if not PartialState().is_main_process:
+    if not processes().is_main_process:
         return
     shown = ("head", *SHOWN) if len(results) > 1 else SHOWN
     for name in shown:
