@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from .adversaries import Attack, make, parse_epsilons
 from .image_examples import ImageExamples, class_index, load_classifier
-from .metrics import attack_summary, bootstrap_interval, l2_summary, wilson_interval
+from .metrics import attack_summary, l2_summary, share_interval, wilson_interval
 from .model_cards import refresh_model_card
 from .pixels import PixelModel, frozen, parse_noise, seeded
 from .results import provenance, replacing, write_json
@@ -335,14 +335,10 @@ def _summary(
 def _redrawn(turned: Sequence[int], wrong_clean: Sequence[int], draws: int) -> dict[str, Any]:
     """Success over fresh draws; the interval is over examples, each with the share of its draws as one observation."""
     shares = [count / draws for count in turned]
-    if len(set(shares)) > 1:
-        interval = bootstrap_interval(shares, resamples=2000)
-    else:
-        interval = wilson_interval(round(sum(shares)), len(shares))
     return {
         "draws": draws,
         "attack_success_rate": sum(shares) / len(shares),
-        "attack_success_interval": list(interval),
+        "attack_success_interval": list(share_interval(shares)),
         "clean_error_rate": sum(wrong_clean) / (draws * len(wrong_clean)),
     }
 

@@ -37,7 +37,7 @@ from torch import nn
 
 from . import nltk_resources, textattack_compat
 from .data import load_splits, read_labels, subset
-from .metrics import attack_summary, bootstrap_interval, wilson_interval
+from .metrics import attack_summary, share_interval, wilson_interval
 from .model_cards import refresh_model_card
 from .modeling_vub import VUBForSequenceClassification, replace_classifier
 from .pixels import frozen, parse_noise, seeded
@@ -493,11 +493,7 @@ def _summary(records: Sequence[dict[str, Any]], options: _Options) -> dict[str, 
 
 def _redrawn(name: str, shares: list[float]) -> dict[str, Any]:
     """A rate over fresh draws; the interval is over texts, each with the share of its draws as one observation."""
-    if len(set(shares)) > 1:
-        interval = bootstrap_interval(shares, resamples=2000)
-    else:
-        interval = wilson_interval(round(sum(shares)), len(shares))
-    return {name: _mean(shares), f"{name}_interval": list(interval)}
+    return {name: _mean(shares), f"{name}_interval": list(share_interval(shares))}
 
 
 def _mean(values: Sequence[float]) -> float | None:

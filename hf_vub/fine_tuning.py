@@ -90,7 +90,7 @@ class DataArguments:
 _DECISIVE = (
     *("seed", "data_seed", "num_train_epochs", "max_steps", "per_device_train_batch_size"),
     *("gradient_accumulation_steps", "learning_rate", "lr_scheduler_type", "lr_decay", "warmup_steps", "warmup_ratio"),
-    *("weight_decay", "max_grad_norm", "optim", "beta_schedule", "bf16", "fp16"),
+    *("weight_decay", "max_grad_norm", "optim", "beta_schedule", "beta_warmup", "beta_cycles", "bf16", "fp16"),
 )
 """Training arguments that a resumed run must share with the one that left the checkpoint."""
 

@@ -174,6 +174,19 @@ def l2_summary(distances: ArrayLike, success: ArrayLike) -> dict[str, float | No
 # Intervals
 
 
+def share_interval(shares: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of a rate whose observations are shares, such as of the draws that misread one example.
+
+    Bootstrap over the observations; Wilson's where they are all alike and a bootstrap would have no width.
+
+    Args:
+        shares: in [0, 1], one per example.
+    """
+    if len(set(shares)) > 1:
+        return bootstrap_interval(shares, resamples=2000)
+    return wilson_interval(round(sum(shares)), len(shares))
+
+
 def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
     """Confidence interval of a proportion that also holds near 0 and 1; (0, 1) where ``total`` is 0.
 
