@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from .configuration_vub import Objective, VUBConfig
 from .image_processing import timm_image_processor
 from .modeling_vub import VUBForImageClassification, VUBForSequenceClassification, replace_classifier
-from .sweep import HeadRun, data_order, initial_head
+from .seeding import data_order, initial_head
+from .sweep import HeadRun
 
 logger = logging.getLogger(__name__)
 

@@ -63,6 +63,13 @@ class InformationPlane(TrainerCallback, ExportableState):
         *totals, count = self.reduce(sums).tolist()
         return {name: total / count for name, total in zip(TERMS, totals, strict=True)}
 
+    def _advise(self, means: dict[str, float], config: Any) -> None:
+        weights = {name: getattr(config, name) for name in ("objective", "beta", "entropy_weight")}
+        for problem, advised in advice(means, **weights, label_entropy=config.entropy_cap).items():
+            if problem not in self.advised:
+                self.advised.add(problem)
+                logger.warning("%s: %s", problem, advised)
+
     def _point(self, means: dict[str, float]) -> dict[str, float]:
         return {
             "rate": means["rate"],
@@ -94,10 +101,8 @@ class InformationPlane(TrainerCallback, ExportableState):
         for name in self.due:
             setattr(control, name, True)
         means, self.epoch, self.due = self._means(self.epoch), None, []
-        for problem, advised in advice(kwargs["model"].config, means).items() if means and "model" in kwargs else ():
-            if problem not in self.advised:
-                self.advised.add(problem)
-                logger.warning("%s: %s", problem, advised)
+        if means and "model" in kwargs:
+            self._advise(means, kwargs["model"].config)
         if means and args.information_plane and state.is_world_process_zero:
             line = {"epoch": round(state.epoch), "step": state.global_step, **self._point(means), "held_out": None}
             self._write(args, [*read_records(self._path(args)), line])

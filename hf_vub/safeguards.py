@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import Trainer, TrainerState
 from transformers.trainer_utils import TrainOutput
 
+from .objectives import objective_weights
 from .results import read_json
 
 COLLAPSE = 0.01
@@ -112,28 +113,34 @@ def last_checkpoint(folder: str | Path) -> str | None:
     return str(found[max(found)]) if found else None
 
 
-def advice(config: Any, means: Mapping[str, float]) -> dict[str, str]:
+def advice(
+    means: Mapping[str, float], *, objective: str, beta: float, entropy_weight: float, label_entropy: float
+) -> dict[str, str]:
     """What is wrong with a bottleneck whose mean terms over an epoch are these, and what helps; by a short name.
 
     Args:
-        config: of the model: its objective, its weights and H(Y).
         means: ``rate`` and ``entropy`` of the predictions, in nats.
+        objective: that it is trained with.
+        beta: weight of the rate.
+        entropy_weight: weight of the min term of vub.
+        label_entropy: H(Y), the cap of that term, in nats.
 
     Example:
-        >>> list(advice(VUBConfig(objective="vub", num_labels=2), {"rate": 0.001, "entropy": 0.69}))
+        >>> weights = {"objective": "vub", "beta": 0.1, "entropy_weight": 1.0, "label_entropy": 0.693}
+        >>> list(advice({"rate": 0.001, "entropy": 0.69}, **weights))
         ['KL collapse', 'saturation']
     """
     found = {}
-    beta, rate, entropy = config.beta, means["rate"], means["entropy"]
-    if config.objective != "ce" and beta > 0 and rate < COLLAPSE:
+    beta, entropy_weight = objective_weights(objective, beta, entropy_weight)
+    if beta > 0 and means["rate"] < COLLAPSE:
         found["KL collapse"] = (
-            f"the mean rate is {rate:.2g} nats at beta={beta:g}: next to nothing passes the bottleneck; lower beta, or "
-            "let it rise slowly (beta_schedule='linear')"
+            f"the mean rate is {means['rate']:.2g} nats at beta={beta:g}: next to nothing passes the bottleneck; lower "
+            "beta, or let it rise slowly (beta_schedule='linear')"
         )
-    if config.objective == "vub" and config.entropy_weight > 0 and entropy >= SATURATION * config.entropy_cap:
+    if entropy_weight > 0 and means["entropy"] >= SATURATION * label_entropy:
         found["saturation"] = (
-            f"the mean entropy is {entropy:.3g} nats of at most H(Y) = {config.entropy_cap:.3g}: predictions are all "
-            "but uniform and the min term is constant; lower entropy_weight or beta, or train longer"
+            f"the mean entropy is {means['entropy']:.3g} nats of at most H(Y) = {label_entropy:.3g}: predictions are "
+            "all but uniform and the min term is constant; lower entropy_weight or beta, or train longer"
         )
     return found
 

@@ -9,16 +9,16 @@ the runs between them, and each returns the results of all.
 
 import hashlib
 import json
+import logging
 import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -33,15 +33,14 @@ from .metrics import classification_metrics
 from .objectives import objective_loss, objective_terms, objective_weights
 from .results import replacing
 from .run_log import processes
+from .safeguards import advice
+from .seeding import NOISE_STEPS, data_order, draw_noise, initial_head
 from .stacked_head import MEASURES, Objectives, StackedHeads
 
+logger = logging.getLogger(__name__)
+
 FORMAT = 2  # a part of every checkpoint's name: raise it when the code would train another head under the same name
-NOISE_STEPS = 16
-"""Steps whose noise is drawn at once. Another number is another noise."""
-
 EVALUATION_ROWS = 1024
-
-_GLOBAL_RANDOM = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -228,35 +227,6 @@ def train_heads(
     return sweep.train(list(runs), epochs, stack_size)
 
 
-def data_order(seed: int, epoch: int, rows: int) -> Tensor:
-    """The order in which a run of that seed sees the rows in an epoch (from 0): a permutation, shape (rows,)."""
-    return torch.randperm(rows, generator=_generator(seed, epoch, 0))
-
-
-def draw_noise(seed: int, epoch: int, block: int, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """The noise of a run for NOISE_STEPS steps from step ``block * NOISE_STEPS`` of an epoch on.
-
-    Args:
-        seed: of the run.
-        epoch: counted from 0.
-        block: counted from 0 in every epoch.
-        shape: (batch_size, latent_size).
-        device: whose generator draws; each kind has its own sequence.
-
-    Returns:
-        Standard normal numbers, shape (NOISE_STEPS, batch_size, latent_size).
-    """
-    generator = _generator(seed, epoch, 1 + block, device=device)
-    return torch.randn(NOISE_STEPS, *shape, generator=generator, device=device)
-
-
-def initial_head(seed: int, feature_size: int, num_labels: int, latent_size: int | None = None) -> VUBHead:
-    """The head a run of that seed starts from: what ``VUBHead`` gives after ``torch.manual_seed(seed)``."""
-    with _GLOBAL_RANDOM, torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return VUBHead(feature_size, num_labels, latent_size)
-
-
 @dataclass
 class _Progress:
     """How far a run is."""
@@ -323,9 +293,21 @@ class _Sweep:
             state.wait_for_everyone()
             runs_at = [self._load(run, epochs) for run in runs]
         heads = [p.head or self._stack([p]).head(0) for p in runs_at]  # some were finished before
+        if state.is_main_process:
+            self._advise(runs_at)
         return [
             SweepResult(p.run, self.settings, head.eval(), p.history) for p, head in zip(runs_at, heads, strict=True)
         ]
+
+    def _advise(self, finished: list[_Progress]) -> None:
+        """Warn of runs that ended as a dead bottleneck, once for each problem and point of the grid."""
+        told: dict[tuple[str, HeadRun], list[str]] = {}
+        for p in finished:
+            weights = {name: value for name, value in asdict(p.run).items() if name != "seed"}
+            for problem, advised in advice(p.history[-1], **weights, label_entropy=self.settings.label_entropy).items():
+                told.setdefault((problem, replace(p.run, seed=0)), []).append(advised)
+        for (problem, run), found in told.items():
+            logger.warning("%s in %d runs of %s at beta=%g: %s", problem, len(found), run.objective, run.beta, found[0])
 
     def _train_on_cores(self, stacks: list[list[_Progress]], epochs: int, bar: tqdm) -> None:
         """One stack per thread: torch's operations release the interpreter, and each runs on its thread alone."""
@@ -424,12 +406,6 @@ class _Sweep:
         progress = {"run": asdict(p.run), "epoch": p.epoch, "history": p.history}
         with replacing(self._path(p.run)) as temporary:
             save_file(state, temporary, metadata={"progress": json.dumps(progress)})
-
-
-def _generator(*purpose: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator for one purpose: streams of different numbers are independent of each other."""
-    state = np.random.SeedSequence(purpose).generate_state(1, np.uint64)
-    return torch.Generator(device).manual_seed(int(state[0]) >> 1)
 
 
 @torch.inference_mode()

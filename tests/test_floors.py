@@ -28,6 +28,7 @@ FLOORS = [
         "modeling_vub",
         "information_plane",
         "safeguards",
+        "seeding",
         "inputs",
         "embeddings",
         "stacked_head",

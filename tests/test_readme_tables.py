@@ -131,11 +131,24 @@ def image_attacks():
     return table(columns, rows)
 
 
+def report_cards():
+    rows = []
+    for path in sorted((RESULTS / "attacks" / "cifar10").glob("report_card-*.json")):
+        card = read(path)
+        cells = [kind(card["model"]), card["noise"], card["num_attacked"]]
+        for check in card["checks"]:
+            cells.append({True: "pass", False: "**fail**", None: "-"}[check["passed"]])
+        rows.append([*cells, "pass" if card["passed"] else "**fail**"])
+        names = [check["name"] for check in card["checks"]]
+    return table(["head", "predictor", "images", *names, "all"], rows)
+
+
 TABLES = {
     "quickstart": quickstart,
     "training": training,
     "text-attacks": text_attacks,
     "image-attacks": image_attacks,
+    "report-cards": report_cards,
 }
 
 

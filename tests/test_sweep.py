@@ -10,8 +10,9 @@ from hf_vub import VUBTrainer, VUBTrainingArguments, sweep
 from hf_vub.head import VUBHead
 from hf_vub.information import categorical_entropy, gaussian_entropy, label_entropy, prior_entropy
 from hf_vub.objectives import objective_loss, objective_terms
+from hf_vub.seeding import NOISE_STEPS, data_order, draw_noise, initial_head
 from hf_vub.stacked_head import MEASURES, Objectives, StackedHeads
-from hf_vub.sweep import NOISE_STEPS, HeadRun, data_order, draw_noise, initial_head, train_heads
+from hf_vub.sweep import HeadRun, train_heads
 
 ROWS, SIZE, LABELS, BATCH = 50, 12, 3, 16
 RUNS = [
@@ -256,6 +257,19 @@ def test_training_lowers_the_loss_and_learns():
     result = train([HeadRun("vib", beta=1e-3)], features, labels, epochs=10)[0]
     assert result.history[-1]["loss"] < 0.8 * result.history[0]["loss"]
     assert result.evaluate(*problem(seed=1))["accuracy"] > 0.75
+
+
+def test_dead_bottlenecks_are_told_of_by_grid_point(caplog):
+    features, labels = problem()
+    runs = [HeadRun("vub", beta=50.0, seed=seed) for seed in (0, 1)] + [HeadRun("vib", beta=1e-3)]
+    with caplog.at_level("WARNING", "hf_vub"):
+        train(runs, features, labels, epochs=150, learning_rate=2e-2)
+    told = [record.getMessage() for record in caplog.records]
+    assert [line.partition(":")[0] for line in told] == [
+        "KL collapse in 2 runs of vub at beta=50",
+        "saturation in 2 runs of vub at beta=50",
+    ]
+    assert "lower beta" in told[0]
 
 
 def test_evaluation_is_the_heads_and_the_metrics():
