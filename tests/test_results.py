@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from hf_vub import results
 
@@ -52,7 +53,11 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(TypeError), results.replacing(path) as temporary:
         temporary.write_bytes(b"n" + object())  # type: ignore[operator]
     assert path.read_bytes() == b"old"
+    with results.replacing(path) as temporary:
+        save_file({"one": torch.zeros(1)}, temporary)
     assert [file.name for file in path.parent.iterdir()] == ["a.bin"]
+    (tmp_path / "plain").touch()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_a_folder_below_a_file_is_named(tmp_path: Path) -> None:
