@@ -56,6 +56,42 @@ with open(f"{{sys.argv[2]}}-{{PartialState().process_index}}", "wb") as file:
 """
 
 
+SHARDED = """
+import sys
+sys.path[:0] = [{root!r}, {tests!r}]
+import torch
+from conftest import build_model
+from safetensors.torch import save_file
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+size = 8 // int(sys.argv[3])
+model = build_model("bert", num_labels=2, objective=sys.argv[1], beta=0.1, label_entropy=0.6)
+model.head.num_train_samples = 0
+for module in model.modules():
+    if isinstance(module, torch.nn.Dropout):
+        module.p = 0.0
+rank = 0
+if size > 1:
+    torch.distributed.init_process_group("gloo")
+    rank, mesh = torch.distributed.get_rank(), init_device_mesh("cpu", (size,))
+    for module in [one for one in model.modules() if type(one).__name__ == "BertLayer"] + [model.head, model]:
+        fully_shard(module, mesh=mesh)
+optimizer = torch.optim.SGD(model.parameters(), 0.2)
+generator = torch.Generator().manual_seed(0)
+for _ in range(5):
+    ids = torch.randint(3, 50, (8, 6), generator=generator).chunk(size)[rank]
+    labels = torch.randint(0, 2, (8,), generator=generator).chunk(size)[rank]
+    model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+if rank == 0:
+    save_file(dict(weights), sys.argv[2] + ".safetensors")
+"""
+
+
 def start(folder, objective, processes, script=JOB):
     """Train with 8 rows a step, shared between the processes."""
     job = folder / "job.py"
@@ -92,3 +128,15 @@ def test_two_processes_sweep_the_bits_of_one(tmp_path):
     alone = (tmp_path / "run1-0").read_bytes()
     assert (tmp_path / "run2-0").read_bytes() == alone
     assert (tmp_path / "run2-1").read_bytes() == alone
+
+
+@pytest.mark.slow
+def test_fully_sharded_training_is_that_of_one_process(tmp_path):
+    """FSDP2 itself: Accelerate turns it on for accelerators only."""
+    for processes in (1, 2):
+        job = start(tmp_path, "vub", processes, SHARDED)
+        _, errors = job.communicate(timeout=600)
+        assert job.returncode == 0, errors
+    one, two = (load_file(tmp_path / f"run{processes}.safetensors") for processes in (1, 2))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=1e-6, rtol=0, msg=name)
