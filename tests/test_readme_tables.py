@@ -143,12 +143,47 @@ def report_cards():
     return table(["head", "predictor", "images", *names, "all"], rows)
 
 
+def claims(name):
+    rows = []
+    for row in read(f"reproduce/{name}/results.json")["claims"]:
+        p_value = "-" if row["p_value"] is None else f"{row['p_value']:.1g}"
+        rows.append([row["claim"], row["paper"], row["ours"], p_value, row["verdict"]])
+    return table(["claim", "paper", "here", "p", "verdict"], rows)
+
+
+def milliseconds(seconds):
+    return f"{1e3 * seconds:.3g}"
+
+
+def benchmark():
+    rows = []
+    for entry in read("benchmark.json")["entries"]:
+        ratio, limit = entry["ratio"], entry["limit"]
+        rows.append(
+            [
+                entry["name"],
+                entry["against"],
+                f"{milliseconds(entry['seconds']['alternative']['median'])} per {entry['unit']}",
+                milliseconds(entry["seconds"]["ours"]["median"]),
+                f"{ratio['median']:.2f}× ({ratio['lower']:.2f} to {ratio['upper']:.2f})",
+                f"{entry['target']:.2f}×" + ("" if entry["reached"] else ", **missed**"),
+                f"{limit['share']:.0%} of {limit['bound']}",
+            ]
+        )
+    return table(
+        ["stage", "against", "that, ms", "ours, ms", "ratio (quartiles)", "to reach", "share of the limit"], rows
+    )
+
+
 TABLES = {
     "quickstart": quickstart,
     "training": training,
     "text-attacks": text_attacks,
     "image-attacks": image_attacks,
     "report-cards": report_cards,
+    "claims-imdb": lambda: claims("imdb"),
+    "claims-cifar10": lambda: claims("cifar10"),
+    "benchmark": benchmark,
 }
 
 
