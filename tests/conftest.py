@@ -24,10 +24,10 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _own_environment() -> Iterator[None]:
     """Undo what a test does to the environment, as training arguments do, or to logging, as scripts do."""
-    disabled = logging.root.manager.disable
+    logging.disable(logging.NOTSET)  # a module's fixture may have run a script before
     with mock.patch.dict(os.environ):
         yield
-    logging.disable(disabled)
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(autouse=True)
