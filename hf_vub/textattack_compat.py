@@ -137,14 +137,21 @@ def _stand_in() -> dict[str, types.ModuleType]:
 
 @contextlib.contextmanager
 def _environment_kept() -> Iterator[None]:
-    """Importing TextAttack switches tokenizer threads on and announces its downloads; neither outlives the block."""
+    """Importing TextAttack switches tokenizer threads on, announces its downloads and silences all loggers there are.
+
+    Nothing of that outlives the block.
+    """
     before = os.environ.get("TOKENIZERS_PARALLELISM")
+    loggers = [one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger)]
+    silent = [logger.disabled for logger in loggers]
     disabled = logging.root.manager.disable
     logging.disable(max(disabled, logging.WARNING))
     try:
         yield
     finally:
         logging.disable(disabled)
+        for logger, was_silent in zip(loggers, silent, strict=True):
+            logger.disabled = was_silent
         if before is None:
             os.environ.pop("TOKENIZERS_PARALLELISM", None)
         else:

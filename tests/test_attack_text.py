@@ -593,6 +593,18 @@ def test_the_stand_in_is_gone_once_textattack_is_imported():
         names["flair.models"].SequenceTagger.load("upos-fast")
 
 
+def test_importing_textattack_silences_nobody():
+    program = """
+import logging
+logger = logging.getLogger("hf_vub.sweep")
+from hf_vub import textattack_compat
+textattack_compat.load()
+logger.warning("still heard")
+"""
+    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "still heard" in found.stderr
+
+
 # Names, files and rubbish
 
 
