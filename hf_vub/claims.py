@@ -369,7 +369,12 @@ def _paper(paper: Mapping[str, Any], name: str, objective: str | None = None) ->
 
 def _shown(values: Sequence[float], name: str) -> str:
     """Mean and deviation as in the paper's tables."""
+    return mean_and_spread(values, name not in NUMBERS and not name.startswith("validation "))
+
+
+def mean_and_spread(values: Sequence[float], percent: bool) -> str:
+    """Mean ± deviation; a percentage gets a second decimal where its deviation needs one."""
     mean, deviation = mean_std(values)
-    share = name not in NUMBERS and not name.startswith("validation ")
-    spread = "" if len(values) == 1 else f" ± {deviation:.1%}" if share else f" ± {deviation:.2g}"
-    return (f"{mean:.1%}" if share else f"{mean:.3g}") + spread
+    form = (".2%" if 0 < deviation < 5e-4 else ".1%") if percent else ".3g"
+    spread = f" ± {deviation:{form if percent else '.2g'}}"
+    return f"{mean:{form}}" + (spread if len(values) > 1 else "")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .claims import NUMBERS, columns_of, mean_std, points, value_of
+from .claims import NUMBERS, columns_of, mean_and_spread, points, value_of
 from .model_cards import escape_markdown
 
 _GROUPS = {"ce": "Cross-entropy models", "vib": "VIB models", "vub": "VUB models"}
@@ -166,12 +166,7 @@ def _cell(runs: Sequence[Mapping[str, Any]], name: str) -> str:
     known = [value for value in values if value is not None and math.isfinite(value)]
     if not known:
         return "-"
-    mean, deviation = mean_std(known)
-    number = name in NUMBERS or name.startswith("bound_")
-    shown = f"{mean:.3g}" if number else f"{mean:.1%}"
-    if len(runs) > 1:
-        shown += f" ± {deviation:.2g}" if number else f" ± {deviation:.1%}"
-    return shown
+    return mean_and_spread(known, not (name in NUMBERS or name.startswith("bound_")))
 
 
 def _statistics(results: Mapping[str, Any]) -> list[Table]:
