@@ -4,7 +4,6 @@ import json
 import random
 import shutil
 import signal
-from importlib.util import find_spec
 
 import killing
 import pytest
@@ -24,7 +23,7 @@ TIMES = ("seconds", "commit", "versions")
 @pytest.fixture(scope="session")
 def scripts():
     """What starts scripts without their imports."""
-    return killing.server(*(["textattack", "hf_vub.attack_text"] if find_spec("textattack") else []))
+    return killing.server("textattack_loaded", "hf_vub.attack_text")
 
 
 @pytest.fixture(scope="module")
