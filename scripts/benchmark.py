@@ -103,6 +103,7 @@ def main() -> None:
         try:
             for entry in benchmarks.STAGES[stage](bench):
                 result["entries"].append({"stage": stage, **entry})
+                write_json(arguments.output, {**result, "limits": bench.limits()})  # what is there if it is stopped
                 table.add_row(*row(entry))
                 console.print(" | ".join(row(entry)))
         except ImportError as error:
