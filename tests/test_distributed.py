@@ -92,16 +92,18 @@ if rank == 0:
 """
 
 
-def start(folder, objective, processes, script=JOB):
-    """Train with 8 rows a step, shared between the processes."""
+def finish(folder, objective, processes, script=JOB):
+    """Run a script, which shares 8 rows a step between the processes, to its end, which must be a good one."""
     job = folder / "job.py"
     job.write_text(script.format(root=str(Path(__file__).parents[1]), tests=str(Path(__file__).parent)))
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return subprocess.Popen(
+    done = subprocess.run(
         [sys.executable, *(launcher if processes > 1 else []), job, objective, folder / f"run{processes}",
          str(8 // processes)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "ACCELERATE_USE_CPU": "true"},
+        capture_output=True, text=True, timeout=600, env={**os.environ, "ACCELERATE_USE_CPU": "true"},
     )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.slow
@@ -109,9 +111,7 @@ def start(folder, objective, processes, script=JOB):
 def test_two_processes_train_what_one_does(objective, tmp_path):
     found = []
     for processes in (1, 2):
-        job = start(tmp_path, objective, processes)
-        output, errors = job.communicate(timeout=600)
-        assert job.returncode == 0, errors
+        output = finish(tmp_path, objective, processes)
         found.append((float(output.split()[-1]), load_file(tmp_path / f"run{processes}" / "model.safetensors")))
     (one, weights), (two, shared) = found
     assert two == pytest.approx(one, abs=1e-6)
@@ -122,9 +122,7 @@ def test_two_processes_train_what_one_does(objective, tmp_path):
 @pytest.mark.slow
 def test_two_processes_sweep_the_bits_of_one(tmp_path):
     for processes in (1, 2):
-        job = start(tmp_path, "", processes, SWEEP)
-        _, errors = job.communicate(timeout=600)
-        assert job.returncode == 0, errors
+        finish(tmp_path, "", processes, SWEEP)
     alone = (tmp_path / "run1-0").read_bytes()
     assert (tmp_path / "run2-0").read_bytes() == alone
     assert (tmp_path / "run2-1").read_bytes() == alone
@@ -134,9 +132,7 @@ def test_two_processes_sweep_the_bits_of_one(tmp_path):
 def test_fully_sharded_training_is_that_of_one_process(tmp_path):
     """FSDP2 itself: Accelerate turns it on for accelerators only."""
     for processes in (1, 2):
-        job = start(tmp_path, "vub", processes, SHARDED)
-        _, errors = job.communicate(timeout=600)
-        assert job.returncode == 0, errors
+        finish(tmp_path, "vub", processes, SHARDED)
     one, two = (load_file(tmp_path / f"run{processes}.safetensors") for processes in (1, 2))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, atol=1e-6, rtol=0, msg=name)

@@ -155,12 +155,9 @@ def milliseconds(seconds):
     return f"{1e3 * seconds:.3g}"
 
 
-BENCHMARKS = ["benchmark"]
-
-
 def benchmark():
     rows = []
-    for entry in [entry for name in BENCHMARKS for entry in read(f"{name}.json")["entries"]]:
+    for entry in read("benchmark.json")["entries"]:
         ratio, limit = entry["ratio"], entry["limit"]
         rows.append(
             [
