@@ -35,12 +35,12 @@ from .inputs import digest
 from .metrics import classification_metrics, reliability_bins
 from .report import write_report
 from .results import claim, provenance, read_json, replacing, write_json
-from .run_log import processes
+from .run_log import processes, weights_digest
 from .sweep import HeadRun, Settings, SweepResult, train_heads
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 3  # a part of every key: raise it when a stage would give other content under the same key
+FORMAT = 4  # a part of every key: raise it when a stage would give other content under the same key
 STAGES = ("embed", "sweep", "evaluate", "attack", "statistics", "report")
 CURVES = ("information", "inverse_cross_entropy", "cross_entropy", "rate", "entropy", "eval_accuracy")
 
@@ -99,7 +99,9 @@ class _Reproduction:
         embedding["files"] = [_identity(about["model"]), _identity(about["dataset"])]
         embedded = self._stage("embed", embedding, self._embed, self._has_features)
         training = {name: about[name] for name in ("epochs", "batch_size", "learning_rate")}
-        training |= {"grid": [asdict(run) for run in self.grid], "features": embedded["key"]}
+        # What the features are, not which files they came from: a model copied to another place trains nothing again.
+        features = {name: embedded[name] for name in ("caches", "vanilla", "data")}
+        training |= {"grid": [asdict(run) for run in self.grid], "features": features}
         swept = self._stage("sweep", {**training, "device": self.device.type}, self._sweep, self._has_heads)
         evaluated = self._stage("evaluate", {"sweep": swept["key"]}, self._evaluate)
         attacking = {
@@ -188,7 +190,7 @@ class _Reproduction:
     def head(self, name: str) -> nn.Module:
         """The head of a run, or the linear layer called "vanilla"."""
         if name == "vanilla":
-            state = load_file(self.folder / "heads" / self.done["embed"]["heads"] / "vanilla.safetensors")
+            state = load_file(self._vanilla(self.done["embed"]["vanilla"]))
             layer = nn.Linear(state["weight"].shape[1], state["weight"].shape[0])
             layer.load_state_dict(state)
             return layer.requires_grad_(False).eval()
@@ -219,13 +221,18 @@ class _Reproduction:
         origin = "checkpoint" if last is not None else "linear probe"
         if last is None:
             last = linear_probe(features, labels, len(names), self.settings.seed)
-        _save(last, self.folder / "heads" / self.key / "vanilla.safetensors")
+        vanilla = weights_digest(last)
+        _save(last, self._vanilla(vanilla))
         data = {"num_labels": len(names), "feature_size": features.shape[1], "class_names": names, **sizes}
         entropy = label_entropy(labels, len(names))
-        return {"caches": caches, "heads": self.key, "origin": origin, "data": {**data, "label_entropy": entropy}}
+        return {"caches": caches, "vanilla": vanilla, "origin": origin, "data": {**data, "label_entropy": entropy}}
 
     def _has_features(self, found: dict[str, Any]) -> bool:
-        return all((self.folder / "features" / name).exists() for name in found["caches"].values())
+        needed = [self.folder / "features" / name for name in found["caches"].values()]
+        return all(path.exists() for path in (*needed, self._vanilla(found["vanilla"])))
+
+    def _vanilla(self, weights: str) -> Path:
+        return self.folder / "heads" / f"vanilla-{weights}.safetensors"
 
     def _sweep(self) -> dict[str, Any]:
         train, held_out = self.rows("train"), self.rows("validation")

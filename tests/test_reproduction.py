@@ -214,6 +214,22 @@ def test_other_settings_redo_only_what_depends_on_them(finished, image_settings,
     assert without_seconds(back) == without_seconds(results)
 
 
+def test_the_same_model_at_another_time_trains_nothing_again(
+    finished, image_settings, image_model, tmp_path, monkeypatch
+):
+    from hf_vub import reproduction
+
+    results, folder = finished
+    shutil.copytree(folder, tmp_path / "copy")
+    before = (tmp_path / "copy" / "embed.json").stat().st_mtime_ns
+    for file in image_model.iterdir():
+        os.utime(file)
+    monkeypatch.setattr(reproduction, "train_heads", None)
+    again = reproduction.reproduce(image_settings, tmp_path / "copy")
+    assert (tmp_path / "copy" / "embed.json").stat().st_mtime_ns > before  # looked at again
+    assert without_seconds(again) == without_seconds(results)
+
+
 def test_a_lost_file_is_made_again(finished, image_settings, tmp_path):
     from hf_vub.reproduction import reproduce
 
