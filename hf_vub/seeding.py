@@ -1,6 +1,5 @@
 """What a run of a sweep draws from its own seed and nothing else: first weights, the order of its data, its noise."""
 
-import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,8 +10,6 @@ from .head import VUBHead
 
 NOISE_STEPS = 16
 """Steps whose noise is drawn at once. Another number is another noise."""
-
-_GLOBAL_RANDOM = threading.Lock()
 
 
 def data_order(seed: int, epoch: int, rows: int) -> Tensor:
@@ -39,7 +36,7 @@ def draw_noise(seed: int, epoch: int, block: int, shape: Sequence[int], device: 
 
 def initial_head(seed: int, feature_size: int, num_labels: int, latent_size: int | None = None) -> VUBHead:
     """The head a run of that seed starts from: what ``VUBHead`` gives after ``torch.manual_seed(seed)``."""
-    with _GLOBAL_RANDOM, torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return VUBHead(feature_size, num_labels, latent_size)
 

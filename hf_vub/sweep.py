@@ -3,17 +3,24 @@
 A GPU trains all runs as stacked tensors (:mod:`hf_vub.stacked_head`). A CPU trains one run per core: a head of ordinary
 size then keeps its weights and moments in the cache, and no core waits for another. Each run has its own
 initialisation, data order and noise, drawn from its own seed and nothing else: its result does not depend on the runs
-beside it, on the number of cores, nor on where a killed sweep went on. Under ``accelerate launch`` the processes divide
-the runs between them, and each returns the results of all.
+beside it, on the number of cores, nor on where a killed sweep went on.
+
+The cores of a CPU are used by processes forked for them, as many as torch has threads, because threads of one process
+wait for one interpreter; on systems other than Linux, where a fork is not safe, one core trains. Under ``accelerate
+launch`` the processes divide the runs between them, and each returns the results of all; that works everywhere.
 """
 
 import hashlib
 import json
 import logging
 import math
-import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -23,6 +30,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.multiprocessing import ProcessExitedException, start_processes
 from tqdm.auto import tqdm
 
 from .configuration_vub import Objective
@@ -238,10 +246,6 @@ class _Progress:
     head: VUBHead | None = None
 
 
-class _Stopped(Exception):
-    """Another run failed, or the user interrupted the sweep."""
-
-
 class _Sweep:
     def __init__(
         self,
@@ -255,7 +259,6 @@ class _Sweep:
         self.settings, self.held_out, self.device = settings, held_out, device
         self.folder: Path | None = None
         self.save_every = 0
-        self.stopped = threading.Event()
         self.feature_size = features.shape[1]
         self.latent_size = settings.latent_size or max(1, self.feature_size // 2)
         self.steps = math.ceil(len(labels) / settings.batch_size)
@@ -281,18 +284,24 @@ class _Sweep:
         for _, group in groupby(waiting, key=lambda p: p.epoch):
             alike = list(group)
             stacks += [alike[first : first + together] for first in range(0, len(alike), together)]
+        lanes = _lanes(len(stacks)) if on_cpu else 1
         hidden = None if state.is_main_process else True
-        with tqdm(total=epochs * len(mine), desc="train heads", unit="epoch", disable=hidden) as bar:
+        with ExitStack() as opened:
+            if lanes > 1 and self.folder is None:
+                self.keep_in(Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="hf_vub-"))), epochs)
+            bar = opened.enter_context(tqdm(total=epochs * len(mine), desc="train heads", unit="epoch", disable=hidden))
             bar.update(sum(p.epoch for p in mine))
-            if on_cpu:
-                self._train_on_cores(stacks, epochs, bar)
+            if lanes > 1:
+                self._train_on_cores(stacks, epochs, lanes, bar)
             else:
-                for stacked in stacks:
-                    self._train_stack(stacked, epochs, bar)
-        if state.num_processes > 1:
-            state.wait_for_everyone()
-            runs_at = [self._load(run, epochs) for run in runs]
-        heads = [p.head or self._stack([p]).head(0) for p in runs_at]  # some were finished before
+                with _threads(1 if on_cpu else torch.get_num_threads()):
+                    for stacked in stacks:
+                        self._train_stack(stacked, epochs, bar.update)
+            if state.num_processes > 1:
+                state.wait_for_everyone()
+            if lanes > 1 or state.num_processes > 1:
+                runs_at = [self._load(run, epochs) for run in runs]
+        heads = [p.head or self._stack([p]).head(0) for p in runs_at]  # some were trained elsewhere or before
         if state.is_main_process:
             self._advise(runs_at)
         return [
@@ -309,18 +318,52 @@ class _Sweep:
         for (problem, run), found in told.items():
             logger.warning("%s in %d runs of %s at beta=%g: %s", problem, len(found), run.objective, run.beta, found[0])
 
-    def _train_on_cores(self, stacks: list[list[_Progress]], epochs: int, bar: tqdm) -> None:
-        """One stack per thread: torch's operations release the interpreter, and each runs on its thread alone."""
-        threads = torch.get_num_threads()
-        pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    def _train_on_cores(self, stacks: list[list[_Progress]], epochs: int, lanes: int, bar: tqdm) -> None:
+        """One stack after the other in each of some forked processes; they leave their runs in the folder."""
+        taken, done = multiprocessing.Value("q", 0), multiprocessing.RawArray("q", lanes)
+        failures: Any = multiprocessing.SimpleQueue()
+        told = 0
+
+        def work(lane: int) -> None:
+            signal.signal(
+                signal.SIGINT, signal.default_int_handler
+            )  # what a lost parent sends, even to background jobs
+            torch.set_num_threads(1)
+
+            def advance(trained: int) -> None:
+                done[lane] += trained
+
+            try:
+                while True:
+                    with taken:
+                        place = taken.value
+                        taken.value += 1
+                    if place >= len(stacks):
+                        break
+                    self._train_stack(stacks[place], epochs, advance)
+            except KeyboardInterrupt:
+                return
+            except Exception as error:
+                failures.put(error)
+
+        context = start_processes(work, nprocs=lanes, join=False, start_method="fork")
         try:
-            for future in as_completed([pool.submit(self._train_stack, stacked, epochs, bar) for stacked in stacks]):
-                future.result()
+            while not context.join(timeout=0.2) and failures.empty():
+                bar.update(sum(done) - told)
+                told = sum(done)
+        except ProcessExitedException as error:
+            raise RuntimeError(
+                f"a process that trained heads was lost ({error.signal_name or error.exit_code}), perhaps for want of "
+                "memory; called again with the same checkpoint_dir, the sweep goes on from what was saved"
+            ) from error
         finally:
-            self.stopped.set()
-            pool.shutdown(cancel_futures=True)
-            self.stopped.clear()
-            torch.set_num_threads(threads)
+            for process in context.processes:
+                if process.is_alive():
+                    os.kill(process.pid, signal.SIGINT)
+                process.join()
+        bar.update(sum(done) - told)
+        if not failures.empty():
+            raise failures.get()
 
     def _stack(self, stacked: list[_Progress]) -> StackedHeads:
         settings = self.settings
@@ -334,7 +377,7 @@ class _Sweep:
                 stack.load_state(position, p.state, step=p.epoch * self.steps)
         return stack
 
-    def _train_stack(self, stacked: list[_Progress], epochs: int, bar: tqdm) -> None:
+    def _train_stack(self, stacked: list[_Progress], epochs: int, advance: Callable[[int], Any]) -> None:
         stack = self._stack(stacked)
         for epoch in range(stacked[0].epoch, epochs):
             measured = self._train_epoch(stack, [p.run for p in stacked], epoch)
@@ -349,7 +392,7 @@ class _Sweep:
                     self._save(p, stack.state(position))
                 if last:
                     p.head = stack.head(position)
-            bar.update(len(stacked))
+            advance(len(stacked))
 
     def _train_epoch(self, stack: StackedHeads, runs: list[HeadRun], epoch: int) -> Tensor:
         """One epoch of a stack; the means of MEASURES over its rows, shape (len(MEASURES), runs)."""
@@ -357,8 +400,6 @@ class _Sweep:
         orders = torch.stack([data_order(run.seed, epoch, rows) for run in runs]).to(self.device)
         total = torch.zeros(len(MEASURES), len(runs), dtype=torch.float64, device=self.device)
         for block in range(math.ceil(self.steps / NOISE_STEPS)):
-            if self.stopped.is_set():
-                raise _Stopped
             shape = (size, self.latent_size)
             noise = torch.stack([draw_noise(run.seed, epoch, block, shape, self.device) for run in runs])
             passed = []
@@ -406,6 +447,23 @@ class _Sweep:
         progress = {"run": asdict(p.run), "epoch": p.epoch, "history": p.history}
         with replacing(self._path(p.run)) as temporary:
             save_file(state, temporary, metadata={"progress": json.dumps(progress)})
+
+
+def _lanes(stacks: int) -> int:
+    """Processes among which the cores' work is divided; 1 is this one."""
+    can_fork = sys.platform == "linux" and not multiprocessing.current_process().daemon
+    return min(torch.get_num_threads(), stacks) if can_fork else 1
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Let torch compute on so many threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @torch.inference_mode()

@@ -1,5 +1,13 @@
 import json
 import math
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +30,8 @@ RUNS = [
     HeadRun("vub", beta=1e-1, entropy_weight=0.5, seed=0),
     HeadRun("vub", beta=0.0, seed=3),
 ]
+
+forked = pytest.mark.skipif(sys.platform != "linux", reason="only on Linux a sweep forks processes")
 
 
 def problem(rows: int = ROWS, size: int = SIZE, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -213,17 +223,96 @@ def test_stacked_runs_agree_with_single_ones_within_rounding(stack_size):
             assert other == pytest.approx(one, rel=1e-4)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_the_number_of_cores_changes_no_bit(threads):
-    features, labels = problem(size=520)
-    expected = [bits(result) for result in train(RUNS[:3], features, labels, epochs=1)]
+@pytest.fixture
+def cores():
+    """Give torch that many threads, and the sweep as many processes, until the test is over."""
     before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
-        assert [bits(result) for result in train(RUNS[:3], features, labels, epochs=1)] == expected
-        assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(before)
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_the_number_of_cores_changes_no_bit(number, cores, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    features, labels = problem(size=520)
+    expected = train(RUNS, features, labels, epochs=2)
+    cores(number)
+    for folder in (None, tmp_path / "kept"):
+        found = train(RUNS, features, labels, epochs=2, checkpoint_dir=folder)
+        assert [bits(result) for result in found] == [bits(result) for result in expected]
+        assert [result.history for result in found] == [result.history for result in expected]
+    assert torch.get_num_threads() == number
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+@forked
+def test_what_goes_wrong_in_another_process_is_said_as_in_this_one(cores):
+    features, labels = problem()
+    cores(2)
+    with pytest.raises(FloatingPointError, match=r"HeadRun\(objective='vib', beta=1e\+37.*: loss is inf at step \d+"):
+        train([RUNS[0], HeadRun("vib", beta=1e37)], 100 * features, labels)
+    assert not multiprocessing.active_children()
+
+
+@forked
+def test_a_lost_process_is_named_and_its_finished_runs_are_kept(cores, tmp_path, monkeypatch):
+    expected = [bits(result) for result in train()]
+    train_epoch, here = sweep._Sweep._train_epoch, os.getpid()
+
+    def lost(self, stack, runs, epoch):
+        if runs == [RUNS[2]] and os.getpid() != here:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return train_epoch(self, stack, runs, epoch)
+
+    cores(2)
+    with monkeypatch.context() as patched:
+        patched.setattr(sweep._Sweep, "_train_epoch", lost)
+        with pytest.raises(RuntimeError, match=r"a process that trained heads was lost \(SIGKILL\)"):
+            train(checkpoint_dir=tmp_path)
+    assert not multiprocessing.active_children()
+    assert [bits(result) for result in train(checkpoint_dir=tmp_path)] == expected
+
+
+@forked
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_the_processes_of_a_killed_sweep_end_with_it(how, tmp_path):
+    """Also where the shell has told its background jobs to ignore interrupts, which they inherit."""
+    script = tmp_path / "sweep.py"
+    script.write_text(
+        "import os, signal, sys, torch\n"
+        "from hf_vub.sweep import HeadRun, train_heads\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN if sys.argv[1] == '9' else signal.default_int_handler)\n"
+        "torch.set_num_threads(2)\n"
+        "runs = [HeadRun(seed=seed) for seed in range(4)]\n"
+        "features, labels = torch.randn(4096, 64), torch.arange(4096) % 2\n"
+        "train_heads(features, labels, runs, num_labels=2, epochs=10_000, save_every=1, checkpoint_dir=sys.argv[2])\n"
+    )
+    folder = tmp_path / "runs"
+    words = [sys.executable, str(script), str(int(how)), str(folder)]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while len(list(folder.glob("*.safetensors"))) < 2:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(how)  # to the sweep alone, not to its processes
+    process.wait()
+    waited = time.monotonic()
+    while left := living(process.pid):
+        assert time.monotonic() - waited < 120, f"processes {left} live on after their sweep"
+        time.sleep(0.05)
+
+
+def living(group: int) -> list[int]:
+    """Process numbers in a group that are no zombies."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            number, rest = path.read_text().split(" (", 1)
+        except OSError:
+            continue
+        state, _, own = rest.rpartition(")")[2].split()[:3]
+        if int(own) == group and state != "Z":
+            found.append(int(number))
+    return found
 
 
 def test_seeds_make_runs_different_and_repeatable():
@@ -399,7 +488,6 @@ def test_a_diverging_run_is_named_with_step_and_term():
         train([RUNS[0], HeadRun("vib", beta=1e37)], 100 * features, labels)
     with pytest.raises(FloatingPointError, match=r"seed=4\): rate is inf at step 0 of epoch 0"):
         train([HeadRun(seed=4)], 1e25 * features, labels)
-    assert torch.get_num_threads() == 1
 
 
 def test_histories_are_plain_numbers():
