@@ -274,7 +274,7 @@ def test_a_lost_process_is_named_and_its_finished_runs_are_kept(cores, tmp_path,
 
 
 @forked
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_the_processes_of_a_killed_sweep_end_with_it(how, tmp_path):
     """Also where the shell has told its background jobs to ignore interrupts, which they inherit."""
     script = tmp_path / "sweep.py"
