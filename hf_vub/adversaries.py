@@ -29,7 +29,7 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
-from .pixels import PixelModel
+from .pixels import PixelModel, channels_last
 
 logger = logging.getLogger(__name__)
 
@@ -118,8 +118,10 @@ class Attack(ABC):
 
     def _attack(self, batch: _Batch) -> list[Perturbed]:
         model, images, labels, epsilons, targets = batch
+        with channels_last(model):
+            proposals = self._propose(batch)
         found = []
-        for epsilon, proposal in zip(epsilons, self._propose(batch), strict=True):
+        for epsilon, proposal in zip(epsilons, proposals, strict=True):
             adversarial = self._within(images, proposal.detach(), epsilon)
             found.append(self._scored(model, images, adversarial, labels, targets))
         return found
