@@ -110,10 +110,9 @@ def embedding(bench: Bench) -> Entries:
 
 def text_attacks(bench: Bench) -> Entries:
     """Queries of an attack against TextAttack's stock wrapper: long reviews and single sentences."""
-    number = bench.size(2, 1)
     cases = [
-        ("512-token limit", bench.victim.longest(number), {"float32": 1.7, "bfloat16": 5.0}),
-        ("one sentence", bench.victim.sentences(2 * number), {"float32": 10.0, "bfloat16": 10.0}),
+        ("512-token limit", bench.victim.longest(1), {"float32": 1.7, "bfloat16": 5.0}),
+        ("one sentence", bench.victim.sentences(bench.size(4, 2)), {"float32": 10.0, "bfloat16": 10.0}),
     ]
     for title, (texts, labels), goals in cases:
         for dtype, goal in goals.items():
@@ -123,7 +122,7 @@ def text_attacks(bench: Bench) -> Entries:
 def _text_attack(
     bench: Bench, title: str, texts: list[str], labels: list[int], dtype: str, goal: float
 ) -> dict[str, Any]:
-    victim, budget = bench.victim, bench.size(300, 12)
+    victim, budget = bench.victim, bench.size(128, 12)
     outcomes: dict[str, list[float]] = {}
 
     def ours() -> float:

@@ -189,7 +189,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def channels_last(model: nn.Module) -> Iterator[None]:
-    """The kernels of convolutions in the memory layout that is the fastest, equal within rounding; put back after it."""
+    """The kernels of convolutions in the fastest memory layout inside the block; results are equal within rounding."""
     kernels = [(parameter, parameter.data) for parameter in model.parameters() if parameter.ndim == 4]
     for parameter, values in kernels:
         parameter.data = values.contiguous(memory_format=torch.channels_last)

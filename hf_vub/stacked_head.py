@@ -12,6 +12,9 @@ the gradients that start the backward pass are
 A step is bound by memory: Adam reads and writes three numbers per weight. So the gradient of a layer goes into Adam as
 soon as it is there, and the gradients of all layers never exist together. (Smaller blocks of a gradient, which stay in
 the second-level cache, were tried: their many products cost more than they save.)
+
+A single head has no run dimension inside: its matrices go to plain products, and the many small operations of a step,
+which on a CPU take a quarter of its time, have no dimension to add and to remove.
 """
 
 import math
@@ -38,7 +41,7 @@ SMALL = 2**14
 """Numbers in a gradient up to which a call of Adam costs more than its arithmetic: these share one."""
 
 ONEDNN_WEIGHTS = 2**16
-"""Weights of a layer from which one product by oneDNN per run beats a batched one by the BLAS library."""
+"""Weights of a layer from which a product by oneDNN beats one by the BLAS library."""
 
 
 @dataclass
@@ -52,7 +55,7 @@ class Objectives:
 
 @dataclass
 class Forward:
-    """What the backward pass needs of a forward pass; every tensor starts with (runs, batch)."""
+    """What the backward pass needs of a forward pass; each tensor starts with (runs, batch), or (batch) of one run."""
 
     features: Tensor
     hidden: Tensor
@@ -65,42 +68,56 @@ class Forward:
 
 
 class StackedHeads:
-    """Heads with a leading run dimension, and their Adam moments.
+    """Heads with a leading run dimension, and their Adam moments; one head alone is held without that dimension.
 
     Args:
         heads: of one shape, dtype and device.
         objectives: one weight of each kind per head.
 
     Attributes:
-        weights: the parameters by their name in ``VUBHead``, each (runs, *shape).
+        weights: the parameters by their name in ``VUBHead``, each (runs, *shape), a single run's (*shape).
         first, second: Adam's moments, likewise.
         step: steps taken, a float32 scalar.
     """
 
     def __init__(self, heads: Sequence[VUBHead], objectives: Objectives):
         named = [dict(head.named_parameters()) for head in heads]
+        self.single = len(heads) == 1
         self.objectives = objectives
-        self.weights = {name: torch.stack([own[name].detach() for own in named]) for name in named[0]}
+        if self.single:
+            one_run = (objectives.rate_weight[0], objectives.entropy_weight[0])
+            self.objectives = Objectives(*one_run, objectives.label_entropy)
+        stacked = {name: torch.stack([own[name].detach() for own in named]) for name in named[0]}
+        self.weights = {name: own[0] if self.single else own for name, own in stacked.items()}
         self.first = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
         self.second = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
         self.step = torch.zeros((), device=self.weights[W1].device)
-        matrices = {name: self.weights[name] for name in (W1, W2, W3)}
-        self._onednn = {name: list(own) for name, own in matrices.items() if _suits_onednn(own)}
+        self._onednn = {name for name in (W1, W2, W3) if _suits_onednn(self.weights[name])}
         self._minus_one = torch.full((), -1.0, dtype=self.weights[W1].dtype, device=self.step.device)
 
     @torch.no_grad()
-    def train_step(self, features: Tensor, labels: Tensor, noise: Tensor, learning_rate: float) -> Forward:
-        """One step of Adam for every run on its own batch.
+    def train_block(self, features: Tensor, labels: Tensor, noise: Tensor, learning_rate: float) -> Tensor:
+        """A step of Adam for every run on each of some batches of its own, the last of which may be smaller.
 
         Args:
-            features: shape (runs, batch, feature_size).
-            labels: shape (runs, batch).
-            noise: standard normal, shape (runs, batch, latent_size).
-            learning_rate: of this step, for all runs.
+            features: shape (runs, rows, feature_size), batch after batch.
+            labels: shape (runs, rows).
+            noise: standard normal, shape (runs, steps, batch, latent_size).
+            learning_rate: of these steps, for all runs.
 
         Returns:
-            The forward pass before the step.
+            MEASURES of every run and row before the step on that row, shape (len(MEASURES), runs, rows).
         """
+        if self.single:
+            features, labels, noise = features[0], labels[0], noise[0]
+        size = noise.shape[-2]
+        batches = zip(features.split(size, -2), labels.split(size, -1), noise.unbind(-3), strict=False)
+        passed = [self.train_step(x, y, drawn[..., : y.shape[-1], :], learning_rate) for x, y, drawn in batches]
+        log = self.measure(passed, labels)
+        return log.unsqueeze(1) if self.single else log
+
+    def train_step(self, features: Tensor, labels: Tensor, noise: Tensor, learning_rate: float) -> Forward:
+        """One step on one batch, without the run dimension for a single run; the forward pass before the step."""
         passed = self.forward(features, noise)
         self.step += 1
         small: dict[str, Tensor] = {}
@@ -124,7 +141,7 @@ class StackedHeads:
     def measure(self, passed: Sequence[Forward], labels: Tensor) -> Tensor:
         """MEASURES of every run and row in some forward passes, shape (len(MEASURES), runs, rows)."""
         mean, scale, logits = (
-            torch.cat([getattr(one, name) for one in passed], dim=1) for name in ("mean", "scale", "logits")
+            torch.cat([getattr(one, name) for one in passed], dim=-2) for name in ("mean", "scale", "logits")
         )
         terms = objective_terms(mean, scale, logits.unsqueeze(0), labels)
         own = self.objectives
@@ -163,23 +180,31 @@ class StackedHeads:
 
     def head(self, run: int) -> VUBHead:
         """One of the heads as a module of its own, on the CPU."""
-        size, (classes, latent) = self.weights[W1].shape[-1], self.weights[W3].shape[1:]
+        size, (classes, latent) = self.weights[W1].shape[-1], self.weights[W3].shape[-2:]
         with torch.device("meta"):
             head = VUBHead(size, classes, latent)
-        head.load_state_dict({name: own[run].detach().cpu().clone() for name, own in self.weights.items()}, assign=True)
+        own = {name: self._of(run, stacked).detach().cpu().clone() for name, stacked in self.weights.items()}
+        head.load_state_dict(own, assign=True)
         return head.requires_grad_(True)
 
     def state(self, run: int) -> dict[str, Tensor]:
         """Weights and moments of one run on the CPU, by "weights.", "first." or "second." and the parameter's name."""
         groups = {"weights": self.weights, "first": self.first, "second": self.second}
-        return {f"{group}.{name}": own[run].cpu() for group, stacked in groups.items() for name, own in stacked.items()}
+        return {
+            f"{group}.{name}": self._of(run, own).cpu()
+            for group, stacked in groups.items()
+            for name, own in stacked.items()
+        }
 
     def load_state(self, run: int, state: dict[str, Tensor], step: int) -> None:
         """Take one run back to a former ``state``, reached after ``step`` steps; all runs are at the same step."""
         for name, tensor in state.items():
             group, parameter = name.split(".", 1)
-            getattr(self, group)[parameter][run].copy_(tensor)
+            self._of(run, getattr(self, group)[parameter]).copy_(tensor)
         self.step.fill_(step)
+
+    def _of(self, run: int, stacked: Tensor) -> Tensor:
+        return stacked if self.single else stacked[run]
 
     def _adam(self, gradients: dict[str, Tensor], learning_rate: float) -> None:
         torch._fused_adam_(
@@ -198,31 +223,30 @@ class StackedHeads:
             maximize=False,
         )
 
-    # Products of all runs' matrices: the same bits whatever runs there are beside one.
-
     def _linear(self, entered: Tensor, weight: str, bias: str, relu: bool = False) -> Tensor:
         """What comes out of a layer."""
+        own, offset = self.weights[weight], self.weights[bias]
         if weight in self._onednn:
-            own = zip(entered, self._onednn[weight], self.weights[bias], strict=True)
-            return _joined([_product(x, w, b, "relu" if relu else "none", [], "") for x, w, b in own])
-        left = torch.baddbmm(self.weights[bias].unsqueeze(1), entered, self.weights[weight].mT)
+            return _product(entered, own, offset, "relu" if relu else "none", [], "")
+        if self.single:
+            left = torch.addmm(offset, entered, own.mT)
+        else:
+            left = torch.baddbmm(offset.unsqueeze(1), entered, own.mT)
         return left.relu_() if relu else left
 
     def _back(self, d_output: Tensor, weight: str) -> Tensor:
         """The gradient of what entered a layer."""
         if weight in self._onednn:
-            own = zip(d_output, self._onednn[weight], strict=True)
-            return _joined([_product(d, w.mT, None, "none", [], "") for d, w in own])
-        return torch.bmm(d_output, self.weights[weight])
+            return _product(d_output, self.weights[weight].mT, None, "none", [], "")
+        return torch.matmul(d_output, self.weights[weight])
 
     def _layer(self, weight: str, bias: str, d_output: Tensor, entered: Tensor) -> Iterator[tuple[str, Tensor]]:
         """The gradients of a layer's parameters."""
         if weight in self._onednn:
-            own = zip(d_output, entered, strict=True)
-            yield weight, _joined([_product(d.mT, x.mT, None, "none", [], "") for d, x in own])
+            yield weight, _product(d_output.mT, entered.mT, None, "none", [], "")
         else:
-            yield weight, torch.bmm(d_output.mT, entered)
-        yield bias, d_output.sum(1)
+            yield weight, torch.matmul(d_output.mT, entered)
+        yield bias, d_output.sum(-2)
 
 
 def _product(*arguments: Any) -> Tensor:
@@ -231,16 +255,13 @@ def _product(*arguments: Any) -> Tensor:
     return product
 
 
-def _joined(rows: list[Tensor]) -> Tensor:
-    return rows[0].unsqueeze(0) if len(rows) == 1 else torch.stack(rows)
-
-
 def _suits_onednn(weight: Tensor) -> bool:
     """Whether products with this weight go to oneDNN."""
     return (
-        weight.device.type == "cpu"
+        weight.ndim == 2
+        and weight.device.type == "cpu"
         and weight.dtype == torch.float32
-        and weight[0].numel() >= ONEDNN_WEIGHTS
+        and weight.numel() >= ONEDNN_WEIGHTS
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )

@@ -47,7 +47,7 @@ from .stacked_head import MEASURES, Objectives, StackedHeads
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2  # a part of every checkpoint's name: raise it when the code would train another head under the same name
+FORMAT = 3  # a part of every checkpoint's name: raise it when the code would train another head under the same name
 EVALUATION_ROWS = 1024
 
 
@@ -399,17 +399,11 @@ class _Sweep:
         size, rows, settings = self.settings.batch_size, len(self.labels), self.settings
         orders = torch.stack([data_order(run.seed, epoch, rows) for run in runs]).to(self.device)
         total = torch.zeros(len(MEASURES), len(runs), dtype=torch.float64, device=self.device)
-        for block in range(math.ceil(self.steps / NOISE_STEPS)):
+        for block, chosen in enumerate(orders.split(NOISE_STEPS * size, dim=1)):
             shape = (size, self.latent_size)
             noise = torch.stack([draw_noise(run.seed, epoch, block, shape, self.device) for run in runs])
-            passed = []
-            rows_of_block = orders[:, block * NOISE_STEPS * size : (block + 1) * NOISE_STEPS * size]
-            labels = self.labels[rows_of_block]
-            for step, chosen in enumerate(rows_of_block.split(size, dim=1)):
-                features = self.features.index_select(0, chosen.reshape(-1)).float().view(*chosen.shape, -1)
-                own, drawn = labels[:, step * size : (step + 1) * size], noise[:, step, : chosen.shape[1]]
-                passed.append(stack.train_step(features, own, drawn, settings.rate_in(epoch)))
-            log = stack.measure(passed, labels)
+            features = self.features.index_select(0, chosen.reshape(-1)).float().view(*chosen.shape, -1)
+            log = stack.train_block(features, self.labels[chosen], noise, settings.rate_in(epoch))
             if not log.isfinite().all():
                 _stop(log, runs, epoch, block * NOISE_STEPS, size)
             total += log.double().sum(-1)

@@ -97,7 +97,7 @@ class TextVictim:
 
     def longest(self, number: int) -> tuple[list[str], list[int]]:
         """Some of the longest texts, with the classes that the stock model gives them."""
-        return self._judged(sorted(self.texts, key=len)[-number:])
+        return self._judged(sorted(self.texts, key=len)[-4 * number :], number)
 
     def sentences(self, number: int) -> tuple[list[str], list[int]]:
         """Texts of one sentence, likewise."""
@@ -106,14 +106,19 @@ class TextVictim:
     def of_length(self, words: int, number: int) -> tuple[list[str], list[int]]:
         """Texts of so many words, likewise."""
         stream = " ".join(self.texts).split()
-        return self._judged([" ".join(stream[place * words : (place + 1) * words]) for place in range(number)])
+        texts = [" ".join(stream[place * words : (place + 1) * words]) for place in range(4 * number)]
+        return self._judged(texts, number)
 
     @torch.no_grad()
-    def _judged(self, texts: list[str]) -> tuple[list[str], list[int]]:
+    def _judged(self, texts: list[str], number: int) -> tuple[list[str], list[int]]:
+        """Those whose class is the clearest: no other arithmetic turns it."""
         inputs = self.tokenizer(
             texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
         ).to(self.device)
-        return texts, self.stock(**inputs).logits.argmax(1).tolist()
+        logits = self.stock(**inputs).logits
+        first, second = logits.topk(2).values.unbind(1)
+        clearest = (first - second).topk(min(number, len(texts))).indices.tolist()
+        return [texts[place] for place in clearest], logits.argmax(1)[clearest].tolist()
 
 
 def text_victim(model: str | None, dataset: str | None, rows: int, tiny: bool, device: torch.device) -> TextVictim:

@@ -175,23 +175,28 @@ def test_a_run_is_what_the_trainer_does_on_the_same_features_order_and_noise(run
             assert epoch[ours] == pytest.approx(line[theirs], abs=1e-5)
 
 
+@pytest.mark.parametrize("number", [1, 3])
 @pytest.mark.parametrize("scale_shift", [0.0, -800.0, 30.0])
-def test_closed_form_gradients_are_autograds(scale_shift):
+def test_closed_form_gradients_are_autograds(scale_shift, number):
     """In float64, with scales that are ordinary, underflowed and on the linear part of the softplus."""
     rate_weight, entropy_weight = torch.tensor([[0.1], [2.0], [0.0]]), torch.tensor([[1.0], [0.5], [0.0]])
+    rate_weight, entropy_weight = rate_weight[:number], entropy_weight[:number]
     heads = [VUBHead(6, LABELS, latent_size=4).double() for _ in rate_weight]
     for head in heads:
         head.bottleneck_encoder[2].bias.data[4:] += scale_shift
         head.bottleneck_decoder.weight.data *= 5
-    features, noise = torch.randn(3, 7, 6).double(), torch.randn(3, 7, 4).double()
-    labels = torch.randint(LABELS, (3, 7))
+    features, noise = torch.randn(number, 7, 6).double(), torch.randn(number, 7, 4).double()
+    labels = torch.randint(LABELS, (number, 7))
     stack = StackedHeads(heads, Objectives(rate_weight.double(), entropy_weight.double(), label_entropy=math.inf))
-    cap = categorical_entropy(stack.forward(features, noise).logits).median().item() + 1e-6
-    stack.objectives.label_entropy = cap
+    inside = [tensor[0] if stack.single else tensor for tensor in (features, noise, labels)]
     with torch.no_grad():
-        passed = stack.forward(features, noise)
-        found = dict(stack.gradients(passed, labels))
-        measured = stack.measure([passed], labels)
+        passed = stack.forward(*inside[:2])
+        cap = categorical_entropy(passed.logits).median().item() + 1e-6
+        stack.objectives.label_entropy = cap
+        found = dict(stack.gradients(passed, inside[2]))
+        measured = stack.measure([passed], inside[2])
+    if stack.single:
+        found, measured = {name: own[None] for name, own in found.items()}, measured[:, None]
     for position, head in enumerate(heads):
         mean, scale = head.posterior(features[position])
         draws = head.classify(mean + scale * noise[position])[None]
