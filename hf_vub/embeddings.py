@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from .inputs import ModelInputs, digest
-from .results import append_record, read_records
+from .results import append_record, read_records, replacing
 from .run_log import processes
 from .streams import stored
 
@@ -228,15 +228,11 @@ class _Pass:
                 f"cache_dir {self.path.parent} has {free / 2**30:.1f} GiB free; the features of {len(labels)} rows "
                 f"take {needed / 2**30:.1f} GiB"
             )
-        temporary = self.partial.with_suffix(".new")
-        with open(temporary, "wb") as file:
+        with replacing(self.partial) as temporary, open(temporary, "wb") as file:
             file.write(header)
             file.truncate(needed - labels.nbytes)
             file.seek(0, os.SEEK_END)
             file.write(labels.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.partial)
 
     def _seal(self) -> None:
         """Write the checksum of the finished file into its header."""
