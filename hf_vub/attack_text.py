@@ -47,6 +47,7 @@ from .results import provenance, write_json
 from .run_log import RunLog, processes, weights_digest
 from .streams import stored
 from .tokens import TextClassifier, TokenFeatures
+from .trust import load
 
 
 def attack(
@@ -216,7 +217,7 @@ def shared_heads(
     shared = VUBForSequenceClassification.from_pretrained(str(models[0]), **options)
     backbone = weights_digest(shared.backbone)
     for name, model in zip(names, map(str, models), strict=True):
-        network = AutoModelForSequenceClassification.from_pretrained(model, **options)
+        network = load(AutoModelForSequenceClassification, model, **options)
         if hasattr(network, "features"):
             heads[name], body = network.head, network.backbone
         else:
@@ -344,12 +345,12 @@ def _load(
     if tokenizer is None:
         if given:
             raise ValueError("tokenizer is None, which is only possible where model is a folder or a Hub id")
-        tokenizer = AutoTokenizer.from_pretrained(str(model), **options)
+        tokenizer = load(AutoTokenizer, str(model), **options)
     elif isinstance(tokenizer, (str, Path)):  # from elsewhere: the revision is the model's
-        tokenizer = AutoTokenizer.from_pretrained(str(tokenizer), trust_remote_code=trust_remote_code)
+        tokenizer = load(AutoTokenizer, str(tokenizer), trust_remote_code=trust_remote_code)
     network: Any = model
     if not given:
-        network = AutoModelForSequenceClassification.from_pretrained(str(model), dtype="auto", **options)
+        network = load(AutoModelForSequenceClassification, str(model), dtype="auto", **options)
         network = network.to(processes().device)
     if dtype is not None and _body(network).dtype != getattr(torch, dtype):
         network = copy.deepcopy(network) if given else network

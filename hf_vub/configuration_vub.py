@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
+from .trust import refuse_code
+
 
 class Objective(str, Enum):
     """The training objectives by name; :mod:`hf_vub.objectives` holds their formulas."""
@@ -78,6 +80,7 @@ class VUBConfig(PretrainedConfig):
         if isinstance(backbone_config, dict):
             if "model_type" not in backbone_config:
                 raise ValueError(f"backbone_config has the keys {sorted(backbone_config)}; it needs 'model_type' too")
+            refuse_code(backbone_config, "a VUB checkpoint")
             # from_dict and not the constructor: timm's configuration translates its class names there.
             config_class = type(AutoConfig.for_model(backbone_config["model_type"]))
             backbone_config = config_class.from_dict(copy.deepcopy(backbone_config))
@@ -97,6 +100,12 @@ class VUBConfig(PretrainedConfig):
         self.encoder_relu = bool(encoder_relu)
         super().__init__(**kwargs)
         self.validate_problem()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As for any configuration, but ValueError for one that asks for code (:func:`~hf_vub.trust.refuse_code`)."""
+        refuse_code(config_dict, kwargs.get("name_or_path") or "a VUB checkpoint")
+        return super().from_dict(config_dict, **kwargs)
 
     def to_diff_dict(self) -> dict[str, Any]:
         """What differs from the defaults; all of it without a backbone, over whose absence transformers 4 stumbles."""

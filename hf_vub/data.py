@@ -25,6 +25,8 @@ from datasets import (
 from datasets.exceptions import DatasetGenerationError
 from numpy.typing import NDArray
 
+from .preprocessing import keep_from_programs
+
 logger = logging.getLogger(__name__)
 
 BUILT_IN = ("synthetic-reviews", "digits")
@@ -83,6 +85,7 @@ def load_splits(
     """
     if not 0 <= hold_out < 1:
         raise ValueError(f"hold_out must be at least 0 and less than 1, but is {hold_out}")
+    keep_from_programs()
     name = str(name_or_path)
     found = _read(name, config_name, revision, seed)
     splits = _name_splits(found, name, train_split, test_split)
@@ -191,10 +194,13 @@ def _read(name: str, config_name: str | None, revision: str | None, seed: int) -
 
 
 def _read_folder(path: Path) -> dict[str, Dataset]:
-    if (path / "dataset_dict.json").is_file():
-        return dict(load_from_disk(str(path)))
-    if (path / "state.json").is_file():
-        return {"train": load_from_disk(str(path))}
+    try:
+        if (path / "dataset_dict.json").is_file():
+            return dict(load_from_disk(str(path)))
+        if (path / "state.json").is_file():
+            return {"train": load_from_disk(str(path))}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a whole folder of save_to_disk: {error}") from error
     tables = [file for pattern in ("*", "*/*") for file in sorted(path.glob(pattern)) if file.suffix in _BUILDERS]
     if tables:
         by_split: dict[str, list[Path]] = {}

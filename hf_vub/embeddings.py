@@ -3,7 +3,8 @@
 A cache is one safetensors file, named after the sha256 of all that decides its content: the backbone's weights and
 configuration, the preprocessing, the rows themselves, the arithmetic and the batches. Whatever changes gives another
 name, so a stale cache cannot be read. The file is filled in place under a temporary name, shard by shard; each shard
-is flushed to disk before it is recorded as finished, so a killed run goes on from its last shard.
+is flushed to disk before it is recorded as finished, so a killed run goes on from its last shard. A finished file holds
+its CRC-32, which tells of any flipped bit.
 """
 
 import copy
@@ -13,9 +14,11 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from .inputs import ModelInputs, digest
-from .results import append_record, read_records
+from .results import append_record, read_records, replacing
 from .run_log import processes
 from .streams import stored
 
@@ -65,11 +68,22 @@ class Features:
 
     @classmethod
     def load(cls, path: str | Path) -> "Features":
-        """Map a finished cache file; raises ValueError when it is not a whole one."""
+        """Map a finished cache file.
+
+        Each process compares the file once, block by block, with its checksum. That took 0.45 s for each GB on a disk
+        that takes 0.3 s to read it, and 0.2 s where the system still held it. Files of earlier versions have none.
+
+        Raises:
+            ValueError: it is no cache, not a whole one, or damaged.
+        """
         path = Path(path)
         header, start = _read_header(path)
-        if path.stat().st_size != start + header["labels"]["data_offsets"][1]:
+        status = path.stat()
+        if status.st_size != start + header["labels"]["data_offsets"][1]:
             raise ValueError(f"{path} is not whole; delete it to extract the features again")
+        checksum = header["__metadata__"].get("crc32")
+        if checksum not in (None, _checksum(path, status.st_size, status.st_mtime_ns)):
+            raise ValueError(f"{path} is damaged, its checksum is not {checksum}; delete it to extract them again")
         tensors = []
         for name, dtype in (("features", np.float32), ("labels", np.int64)):
             offset = start + header[name]["data_offsets"][0]
@@ -191,6 +205,7 @@ class _Pass:
         self._fill([number for number in mine if number not in finished])
         self.state.wait_for_everyone()
         if self.state.is_main_process:
+            self._seal()
             os.replace(self.partial, self.path)
             for log in self._logs():
                 log.unlink()
@@ -205,7 +220,7 @@ class _Pass:
             log.unlink()
         labels = self.inputs.labels()
         size = self._features([self.shards[-1][-1][-1]]).shape[1]
-        header = _header(self.path.stem, len(labels), size)
+        header = _header(self.path.stem, [len(labels), size])
         needed = len(header) + len(labels) * (4 * size + 8)
         free = shutil.disk_usage(self.path.parent).free
         if free < needed:
@@ -213,15 +228,21 @@ class _Pass:
                 f"cache_dir {self.path.parent} has {free / 2**30:.1f} GiB free; the features of {len(labels)} rows "
                 f"take {needed / 2**30:.1f} GiB"
             )
-        temporary = self.partial.with_suffix(".new")
-        with open(temporary, "wb") as file:
+        with replacing(self.partial) as temporary, open(temporary, "wb") as file:
             file.write(header)
             file.truncate(needed - labels.nbytes)
             file.seek(0, os.SEEK_END)
             file.write(labels.tobytes())
+
+    def _seal(self) -> None:
+        """Write the checksum of the finished file into its header."""
+        header, _ = _read_header(self.partial)
+        status = self.partial.stat()
+        checksum = _checksum(self.partial, status.st_size, status.st_mtime_ns)
+        with open(self.partial, "r+b") as file:
+            file.write(_header(self.path.stem, header["features"]["shape"], checksum))
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, self.partial)
 
     def _fill(self, numbers: list[int]) -> None:
         header, start = _read_header(self.partial)
@@ -383,11 +404,12 @@ def _alone(path: Path, state: PartialState) -> Iterator[None]:
         lock.release()
 
 
-def _header(key: str, num_rows: int, feature_size: int) -> bytes:
-    """The head of a safetensors file whose tensors are still to come."""
+def _header(key: str, shape: Sequence[int], checksum: str | None = None) -> bytes:
+    """The head of a safetensors file whose tensors, or whose checksum alone, are still to come; always as long."""
+    num_rows, feature_size = shape
     middle = 4 * num_rows * feature_size
     header = {
-        "__metadata__": {"key": key},
+        "__metadata__": {"key": key} if checksum is None else {"key": key, "crc32": checksum},
         "features": {"dtype": "F32", "shape": [num_rows, feature_size], "data_offsets": [0, middle]},
         "labels": {"dtype": "I64", "shape": [num_rows], "data_offsets": [middle, middle + 8 * num_rows]},
     }
@@ -404,8 +426,22 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
         found = file.read(start) if start <= path.stat().st_size else b""
     try:
         header: Any = json.loads(found[8:])
-        if _header(header["__metadata__"]["key"], *header["features"]["shape"]) == found:
+        known = header["__metadata__"]
+        if _header(known["key"], header["features"]["shape"], known.get("crc32")) == found:
             return header, start
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     raise ValueError(f"{path} is not a feature cache; delete it to extract the features again")
+
+
+@lru_cache
+def _checksum(path: Path, size: int, changed: int) -> str:
+    """CRC-32 of a cache file of that size and time of change: of its header without a checksum, and of its data."""
+    header, start = _read_header(path)
+    total = zlib.crc32(_header(header["__metadata__"]["key"], header["features"]["shape"]))
+    block = memoryview(bytearray(2**20))
+    with open(path, "rb", buffering=0) as file:
+        file.seek(start)
+        while read := file.readinto(block):
+            total = zlib.crc32(block[:read], total)
+    return f"{total:08x}"

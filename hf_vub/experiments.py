@@ -15,6 +15,7 @@ from .image_processing import timm_image_processor
 from .modeling_vub import VUBForImageClassification, VUBForSequenceClassification, replace_classifier
 from .seeding import data_order, initial_head
 from .sweep import HeadRun
+from .trust import load
 
 logger = logging.getLogger(__name__)
 
@@ -191,9 +192,9 @@ def load_backbone(settings: Experiment, num_labels: int, texts: Sequence[str]) -
         torch.manual_seed(settings.seed)
         model = _CLASSES[settings.task](VUBConfig(config, num_labels=num_labels, freeze_backbone=True))
     else:
-        config = AutoConfig.from_pretrained(settings.model)
+        config = load(AutoConfig, settings.model)
         if config.model_type != VUBConfig.model_type:
-            stock, info = stock_class.from_pretrained(settings.model, output_loading_info=True)
+            stock, info = load(stock_class, settings.model, output_loading_info=True)
             last = replace_classifier(stock)
             if info["missing_keys"] or last.out_features != num_labels:
                 last = None
@@ -209,10 +210,10 @@ def load_backbone(settings: Experiment, num_labels: int, texts: Sequence[str]) -
         if config.model_type == "timm_wrapper":
             processor = timm_image_processor(config.pretrained_cfg or {})
         else:
-            processor = AutoImageProcessor.from_pretrained(settings.model)
+            processor = load(AutoImageProcessor, settings.model)
     else:
         try:
-            processor = AutoTokenizer.from_pretrained(settings.model)
+            processor = load(AutoTokenizer, settings.model)
         except (OSError, ValueError):
             if not settings.from_config:
                 raise
@@ -259,7 +260,7 @@ def _config(settings: Experiment, num_labels: int) -> Any:
     from transformers import AutoConfig
 
     if Path(settings.model).exists():
-        return AutoConfig.from_pretrained(settings.model, num_labels=num_labels)
+        return load(AutoConfig, settings.model, num_labels=num_labels)
     name = settings.model.rpartition("/")[2]
     if settings.task == "image":
         try:
@@ -277,4 +278,4 @@ def _config(settings: Experiment, num_labels: int) -> Any:
             )
     elif name.startswith("bert-base-uncased"):
         return AutoConfig.for_model("bert", num_labels=num_labels)
-    return AutoConfig.from_pretrained(settings.model, num_labels=num_labels)
+    return load(AutoConfig, settings.model, num_labels=num_labels)

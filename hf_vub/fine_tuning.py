@@ -37,6 +37,7 @@ from .preprocessing import image_transform, tokenize
 from .results import claim, provenance, read_json, write_json
 from .safeguards import WatchedTrainer, last_checkpoint
 from .trainer import VUBTrainer, VUBTrainingArguments
+from .trust import load
 
 VANILLA = "vanilla"
 
@@ -244,7 +245,7 @@ class _Classifier(ABC):
         """The tokenizer or image processor."""
 
     def stock_config(self) -> PretrainedConfig:
-        return AutoConfig.from_pretrained(self.arguments.model, revision=self.arguments.revision, **self.labels)
+        return load(AutoConfig, self.arguments.model, revision=self.arguments.revision, **self.labels)
 
     def load_model(self) -> Any:
         vanilla = self.arguments.objective == VANILLA
@@ -261,7 +262,8 @@ class _Classifier(ABC):
                 **self.options,
             )
         return _mean_loss(
-            self.stock_class.from_pretrained(
+            load(
+                self.stock_class,
                 self.arguments.model,
                 revision=self.arguments.revision or "main",
                 ignore_mismatched_sizes=True,
@@ -298,7 +300,7 @@ class _TextClassifier(_Classifier):
     vub_class = VUBForSequenceClassification
 
     def load_processor(self) -> Any:
-        tokenizer = AutoTokenizer.from_pretrained(self.arguments.model, revision=self.arguments.revision or "main")
+        tokenizer = load(AutoTokenizer, self.arguments.model, revision=self.arguments.revision or "main")
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
@@ -323,7 +325,7 @@ class _ImageClassifier(_Classifier):
     def load_processor(self) -> Any:
         if self.arguments.from_scratch and self._is_timm():
             return timm_image_processor(self.stock_config().pretrained_cfg)
-        processor = AutoImageProcessor.from_pretrained(self.arguments.model, revision=self.arguments.revision or "main")
+        processor = load(AutoImageProcessor, self.arguments.model, revision=self.arguments.revision or "main")
         # timm's own processor cannot be saved.
         return timm_image_processor(processor.data_config) if hasattr(processor, "data_config") else processor
 

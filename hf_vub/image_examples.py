@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .data import load_splits, read_labels, subset
 from .pixels import PixelModel
 from .streams import stored
+from .trust import load
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def load_classifier(
 
         name = str(model)
         processor = name if processor is None else processor
-        network: nn.Module = AutoModelForImageClassification.from_pretrained(name, dtype=torch.float32, **options)
+        network: nn.Module = load(AutoModelForImageClassification, name, dtype=torch.float32, **options)
         device = default_device if device is None else device
     else:
         network = model
@@ -55,7 +56,7 @@ def load_classifier(
     if isinstance(processor, (str, Path)):
         from transformers import AutoImageProcessor
 
-        processor = AutoImageProcessor.from_pretrained(str(processor), **options)
+        processor = load(AutoImageProcessor, str(processor), **options)
     return network if device is None else network.to(device), processor, name
 
 

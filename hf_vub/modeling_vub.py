@@ -26,6 +26,7 @@ from .hub import told_push
 from .image_processing import save_timm_image_processor
 from .information import gaussian_entropy
 from .objectives import objective_loss, objective_terms
+from .trust import read_config
 
 _ALIGNMENT = 64  # bytes, what torch gives the tensors that it makes itself
 
@@ -122,8 +123,9 @@ class VUBPreTrainedModel(PreTrainedModel):
             The model in evaluation mode; of a VUB checkpoint with ``output_loading_info=True`` also the loading report.
 
         Raises:
-            ValueError: for options out of range, or a VUB checkpoint that lacks weights or has others than its
-                configuration says.
+            ValueError: for options out of range, a configuration that asks for code (without
+                ``trust_remote_code=True``), or a VUB checkpoint that lacks weights or has others than its configuration
+                says.
             OSError: if there is no such checkpoint.
         """
         if "torch_dtype" not in kwargs:
@@ -423,13 +425,7 @@ def _config_content(path: Any, config: Any, kwargs: dict[str, Any]) -> dict[str,
     """What the checkpoint's configuration file says, or the configuration given instead of it."""
     if isinstance(config, PretrainedConfig):
         return {"model_type": config.model_type, "problem_type": config.problem_type}
-    hub = {
-        name: kwargs[name]
-        for name in ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-        if name in kwargs
-    }
-    content, _ = PretrainedConfig.get_config_dict(config or path, **hub)
-    return content
+    return read_config(config or path, **kwargs)
 
 
 def _config_fields() -> tuple[str, ...]:

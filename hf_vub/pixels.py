@@ -15,7 +15,7 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
-from .preprocessing import to_rgb
+from .preprocessing import keep_from_programs, to_rgb
 
 _NOISE = re.compile(r"averaged:([1-9][0-9]*)")
 
@@ -245,6 +245,7 @@ def _open(image: Any, mode: str) -> Any:
         from PIL import Image
     except ImportError as error:
         raise ImportError('reading images needs pillow: pip install "hf_vub[vision]"') from error
+    keep_from_programs()
     try:
         if isinstance(image, dict):
             content = image.get("bytes")

@@ -1,6 +1,7 @@
 """Rows made ready for a model: texts into tokens, images into pixels."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -113,6 +114,14 @@ def to_rgb(image: Any) -> Any:
     if min(image.size) < 4:
         image = image.resize((max(4, image.width), max(4, image.height)))
     return image
+
+
+def keep_from_programs() -> None:
+    """Stop pillow from handing images to Ghostscript, a program, as it does with EPS under whatever file name."""
+    with suppress(ImportError):
+        from PIL import EpsImagePlugin
+
+        EpsImagePlugin.gs_binary = False
 
 
 def _encode(batch: Mapping[str, list[Any]], tokenizer: Any, max_length: int | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from transformers.trainer_utils import TrainOutput
 
 from .objectives import objective_weights
 from .results import read_json
+from .trust import check_processor
 
 COLLAPSE = 0.01
 """Mean rate in nats under which a bottleneck lets nothing through."""
@@ -27,6 +28,7 @@ class WatchedTrainer(Trainer):
     checkpoint that a killed run left unfinished is passed over when ``resume_from_checkpoint=True``.
 
     Raises:
+        ValueError: for a ``processing_class`` that would write or copy files from outside its folder when saved.
         FloatingPointError: from ``train``, for a loss or weights that are not finite.
     """
 
@@ -34,6 +36,10 @@ class WatchedTrainer(Trainer):
     terms: dict[str, Tensor] = {}  # noqa: RUF012 - replaced, never filled
     """Per-sample terms of the last loss, by name, which subclasses keep here for the diagnosis."""
     _batches = (-1, 0)  # the last optimizer step, and the batches of it that were computed
+
+    def __init__(self, *args: Any, processing_class: Any = None, **kwargs: Any):
+        check_processor(processing_class)
+        super().__init__(*args, processing_class=processing_class, **kwargs)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train as ``Trainer`` does; ``resume_from_checkpoint=True`` takes the last whole checkpoint."""

@@ -15,6 +15,7 @@ from . import synthetic
 from .data import load_splits
 from .embeddings import compute_dtype
 from .modeling_vub import VUBForSequenceClassification
+from .trust import load
 
 _IMDB_MEDIAN_WORDS, _IMDB_SPREAD = 174, 0.6  # of the logarithm: the mean is near 210, one in ten is over 370
 
@@ -154,8 +155,8 @@ def text_victim(model: str | None, dataset: str | None, rows: int, tiny: bool, d
             )
             AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
         else:
-            tokenizer = AutoTokenizer.from_pretrained(model)
-        stock = AutoModelForSequenceClassification.from_pretrained(model or folder).to(device).eval()
+            tokenizer = load(AutoTokenizer, model)
+        stock = load(AutoModelForSequenceClassification, model or folder).to(device).eval()
         vub = VUBForSequenceClassification.from_pretrained(model or folder).to(device).eval()
     positions = getattr(stock.config, "max_position_embeddings", 512)
     victim = TextVictim(stock, vub, tokenizer, texts, labels, min(tokenizer.model_max_length, positions, 512))

@@ -5,6 +5,7 @@ import textwrap
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import datasets
 import numpy as np
@@ -490,3 +491,50 @@ def test_a_cut_cache_file_is_refused(tokens, tmp_path):
         file.truncate(cached.path.stat().st_size - 1)
     with pytest.raises(ValueError, match="is not whole; delete it"):
         Features.load(cached.path)
+
+
+def test_a_flipped_bit_is_seen_wherever_it_is(tokens, tmp_path):
+    cached = extract(TextModel(), tokens, tmp_path, dtype="float32")
+    content = cached.path.read_bytes()
+    rng = np.random.default_rng(0)
+    places = [0, 7, content.index(b"crc32"), content.index(cached.key.encode()), 4000, 4096, len(content) - 1]
+    for number, place in enumerate([*places, *rng.integers(0, 4096, 20), *rng.integers(4096, len(content), 40)]):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path = tmp_path / f"damaged-{number}.safetensors"
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=rf"{path.name} is (damaged|not a feature cache|not whole).*; delete it"):
+            Features.load(path)
+
+
+def test_a_damaged_cache_is_not_taken_for_features(tokens, tmp_path):
+    cached = extract(TextModel(), tokens, tmp_path, dtype="float32")
+    content = bytearray(cached.path.read_bytes())
+    content[-1000] ^= 1
+    cached.path.write_bytes(content)
+    os.utime(cached.path, (0, 0))  # clocks of file systems are coarse
+    with pytest.raises(ValueError, match=r"is damaged, its checksum is not \w{8}; delete it to extract them again"):
+        extract(TextModel(), tokens, tmp_path, dtype="float32")
+    cached.path.unlink()
+    again = extract(TextModel(), tokens, tmp_path, dtype="float32")
+    torch.testing.assert_close(again.features, load_file(cached.path)["features"])
+
+
+def test_a_cache_without_a_checksum_is_loaded(tokens, tmp_path):
+    """As earlier versions wrote them."""
+    cached = extract(TextModel(), tokens, tmp_path, dtype="float32")
+    content = cached.path.read_bytes()
+    header = embeddings._header(cached.key, list(cached.features.shape))
+    old = tmp_path / "old.safetensors"
+    old.write_bytes(header + content[len(header) :])
+    assert torch.equal(Features.load(old).features, cached.features)
+    assert Features.load(old).key == cached.key
+
+
+def test_a_cache_is_read_once_per_process(tokens, tmp_path, monkeypatch):
+    cached = extract(TextModel(), tokens, tmp_path, dtype="float32")
+    monkeypatch.setattr(embeddings, "_read_header", mock.Mock(side_effect=embeddings._read_header))
+    embeddings._checksum.cache_clear()
+    for _ in range(3):
+        Features.load(cached.path)
+    assert embeddings._read_header.call_count == 4  # of them one for the checksum

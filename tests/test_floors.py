@@ -20,6 +20,7 @@ FLOORS = [
         "textattack_compat",
         "run_log",
         "hub",
+        "trust",
         "streams",
         "model_cards",
     },

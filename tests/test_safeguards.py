@@ -37,7 +37,7 @@ class Collator:
         return {name: torch.tensor([feature[name] for feature in features]) for name in features[0]}
 
 
-def trainer(folder, dataset=None, *, callbacks=None, model=None, **options):
+def trainer(folder, dataset=None, *, callbacks=None, model=None, processing_class=None, **options):
     defaults = {
         "num_train_epochs": 2,
         "per_device_train_batch_size": 4,
@@ -57,6 +57,7 @@ def trainer(folder, dataset=None, *, callbacks=None, model=None, **options):
         eval_dataset=rows(),
         data_collator=Collator(),
         callbacks=callbacks,
+        processing_class=processing_class,
     )
 
 

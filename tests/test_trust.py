@@ -234,5 +234,39 @@ def test_a_data_set_runs_no_code_of_its_own(tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
+@pytest.mark.parametrize("way", ["folder", "bytes"])
+def test_no_image_is_handed_to_a_program(way, tmp_path, monkeypatch):
+    """Pillow gives EPS, whatever the file is called, to Ghostscript, whose language reads and writes files."""
+    from PIL import EpsImagePlugin
+
+    from hf_vub.pixels import PixelModel
+
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path / 'owned'}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    for name in ("a/1.png", "b/2.png"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True)
+        (tmp_path / "images" / name).write_bytes(content)
+    ways = {
+        "folder": lambda: load_splits(tmp_path / "images", hold_out=0)["test"][0]["image"].load(),
+        "bytes": lambda: PixelModel(torch.nn.Flatten()).read({"bytes": content, "path": None}),
+    }
+    with pytest.raises((ValueError, OSError), match="Unable to locate Ghostscript"):
+        ways[way]()
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("change", [{"_format_type": "custom"}, {"_data_files": 3}, {"_data_files": [{}]}])
+def test_a_spoilt_folder_of_save_to_disk_is_refused(change, tmp_path):
+    datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}).save_to_disk(tmp_path / "data")
+    state = tmp_path / "data" / "state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), **change}))
+    with pytest.raises(ValueError, match="data is not a whole folder of save_to_disk"):
+        load_splits(tmp_path / "data")
+
+
 def test_training_arguments_keep_the_token_for_the_push():
     assert VUBTrainingArguments("out", hub_token="hf_x", report_to=[]).hub_token == "hf_x"

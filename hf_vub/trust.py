@@ -1,0 +1,123 @@
+"""What a checkpoint of somebody else's may not do: run code, or reach files, that nobody asked for.
+
+transformers asks for ``trust_remote_code=True`` before it runs a checkpoint's code. Keys of ``config.json`` get past
+that on some of the versions that hf_vub works with, so every checkpoint that it loads by name is looked at first; and
+tokenizers of some versions write and copy the files that a checkpoint names, so a trainer looks at its own.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from transformers import PretrainedConfig
+from transformers.utils import find_adapter_config_file, is_peft_available
+
+# Its value may name a repository whose code is then run as a kernel (CVE-2026-4372).
+_IMPLEMENTATION = re.compile(r"_?(attn|experts)_implementation(_internal)?")
+_HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+
+def load(auto: Any, name: Any, **options: Any) -> Any:
+    """``auto.from_pretrained(name, **options)``, after a look at the configurations that it will read.
+
+    Args:
+        auto: one of transformers' Auto classes.
+        name: a folder or a Hub id.
+        options: what ``from_pretrained`` takes; with ``trust_remote_code=True`` everything is let through.
+
+    Raises:
+        ValueError: a configuration asks for code, see :func:`refuse_code`.
+        OSError: if there is no such checkpoint.
+
+    Example:
+        >>> tokenizer = load(AutoTokenizer, "user/vub-bert-imdb", revision="main")  # doctest: +SKIP
+    """
+    with suppress(OSError):  # a folder of a tokenizer alone, or one that is not there, which the library says better
+        read_config(name, **options)
+    return auto.from_pretrained(name, **options)
+
+
+def read_config(name: Any, **options: Any) -> dict[str, Any]:
+    """What ``config.json`` of a checkpoint says; it, and that of an adapter's base model, asks for no code.
+
+    Args:
+        name: a folder, a file or a Hub id.
+        options: what ``from_pretrained`` takes; with ``trust_remote_code=True`` nothing is refused.
+
+    Raises:
+        ValueError: a configuration asks for code, see :func:`refuse_code`.
+        OSError: if there is no such configuration.
+    """
+    hub = {option: options[option] for option in _HUB if option in options}
+    content, _ = PretrainedConfig.get_config_dict(name, **hub)
+    if not options.get("trust_remote_code"):
+        refuse_code(content, name)
+        adapter = find_adapter_config_file(str(name), **hub) if is_peft_available() else None
+        if adapter is not None:
+            base = json.loads(Path(adapter).read_text(encoding="utf-8")).get("base_model_name_or_path")
+            base_content, _ = PretrainedConfig.get_config_dict(base)
+            refuse_code(base_content, base)
+    return content
+
+
+def refuse_code(content: Any, name: Any) -> None:
+    """Raise ValueError where a configuration would make transformers run code that nobody asked for.
+
+    Three kinds of keys do so, at any depth: a ``trust_remote_code`` of its own (CVE-2026-5241: ``lightglue`` loads
+    another checkpoint with it), an attention or experts implementation that is a repository (CVE-2026-4372), and an
+    ``attribute_map``, which renames any harmless key to one of these.
+
+    Args:
+        content: of ``config.json``.
+        name: of the checkpoint, for the message.
+    """
+    for place, value in _asking(content):
+        raise ValueError(
+            f"config.json of {name} has {place}={value!r}, which makes transformers run code that nobody asked for; "
+            "delete that key if you trust the rest of the checkpoint"
+        )
+
+
+def check_processor(processing_class: Any) -> None:
+    """Raise ValueError where saving a tokenizer or processor would write or copy files from outside its folder.
+
+    Before 5.10, transformers writes each named chat template to the path that its name makes (CVE-2026-9856); 4.57
+    copies a vocabulary from wherever ``tokenizer_config.json`` says, so that a private file is saved and pushed as one.
+
+    Args:
+        processing_class: tokenizer, image processor or None.
+    """
+    templates = getattr(processing_class, "chat_template", None)
+    for name in templates if isinstance(templates, dict) else ():
+        if Path(str(name)).name != name or "\\" in name:
+            raise ValueError(f"processing_class has a chat template named {name!r}; its name must be that of a file")
+    if not getattr(processing_class, "name_or_path", ""):
+        return  # made here and not loaded, from files that may have any name
+    known = getattr(processing_class, "init_kwargs", {})
+    for key, usual in getattr(processing_class, "vocab_files_names", {}).items():
+        path = getattr(processing_class, key, None) or known.get(key)
+        if key != "tokenizer_file" and isinstance(path, str) and Path(path).name != usual and Path(path).is_file():
+            raise ValueError(
+                f"tokenizer_config.json of {processing_class.name_or_path} has {key}={path!r}, a file of this machine "
+                f"that would be saved as {usual!r}; delete that key"
+            )
+
+
+def _asking(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """The keys of a configuration that ask for code, as "backbone_config.trust_remote_code", and their values."""
+    if isinstance(content, list):
+        content = dict(enumerate(content))
+    if not isinstance(content, dict):
+        return
+    for key, value in content.items():
+        asks = (
+            (key == "trust_remote_code" and value)
+            or (_IMPLEMENTATION.fullmatch(str(key)) and "/" in str(value))
+            or key == "attribute_map"
+        )
+        if asks:
+            yield f"{place}{key}", value
+        yield from _asking(value, f"{place}{key}.")
