@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -419,7 +420,10 @@ def test_the_text_attack_script_takes_hub_ids(pushed, online, folder):
 def test_textattacks_command_line_takes_a_hub_id(pushed, online, folder):
     rows = [(row["text"], row["label"]) for row in synthetic.reviews(num_train=2, num_test=2)["test"]]
     (folder / "data.py").write_text(f"import textattack\ndataset = textattack.datasets.Dataset({rows!r})\n")
-    (folder / "model.py").write_text("from hf_vub.attack_text import wrapper\nmodel = wrapper('user/text')\n")
+    (block,) = re.findall(
+        r"```\n(from hf_vub\.attack_text import wrapper\n.*?)```", (ROOT / "README.md").read_text(), re.S
+    )
+    (folder / "model.py").write_text(block.replace("user/vub-bert-imdb", "user/text"))
     options = ["--model-from-file", "model.py", "--dataset-from-file", "data.py", "--recipe", "deepwordbug"]
     shown = online.run(
         "import runpy; runpy.run_module('hf_vub.textattack_compat', run_name='__main__')",
