@@ -46,8 +46,65 @@ _LIBRARIES = {
 }
 
 
-class _Manual(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """The description as it was written, and every option with its default."""
+# What a manual says of the options that come from transformers; --help_all shows the hundred others too.
+_USUAL = {
+    "output_dir": "Folder of the checkpoints, result.json and the card; trainer_output by default.",
+    "num_train_epochs": "Epochs.",
+    "max_steps": "Steps; above 0 they take the place of the epochs.",
+    "per_device_train_batch_size": "Rows of a training batch, on each device.",
+    "per_device_eval_batch_size": "Rows of a test batch, on each device.",
+    "gradient_accumulation_steps": "Batches whose gradients make one step.",
+    "gradient_checkpointing": "Keep few activations and compute the others again: less memory, slower.",
+    "learning_rate": "Learning rate, the highest where its schedule changes it.",
+    "lr_scheduler_type": "Course of the learning rate: linear, cosine, constant and others.",
+    "warmup_steps": "Steps in which the learning rate rises from 0.",
+    "weight_decay": "Weight decay.",
+    "max_grad_norm": "Norm that gradients are cut to.",
+    "optim": "Optimizer: adamw_torch, sgd, adafactor and others.",
+    "bf16": "Mixed precision with bfloat16.",
+    "fp16": "Mixed precision with float16.",
+    "seed": "Of the sample, the order of rows, new weights, dropout and noise.",
+    "use_cpu": "Leave accelerators alone.",
+    "dataloader_num_workers": "Processes that prepare batches; 0 does it in the training process.",
+    "eval_strategy": "When to evaluate on the way.",
+    "save_strategy": "When to save a checkpoint, from which an interrupted run goes on.",
+    "save_steps": "Steps between two checkpoints.",
+    "save_total_limit": "Checkpoints kept; all by default.",
+    "logging_steps": "Steps between two lines of the log.",
+    "report_to": "Trackers: tensorboard, wandb and others, all or none.",
+    "push_to_hub": "Push model, code, result and card to the Hub.",
+    "hub_model_id": "user/name on the Hub; the last part of output_dir by default.",
+    "hub_token": "Token to push with; HF_TOKEN or `hf auth login` keep it out of the list of processes.",
+    "hub_private_repo": "True makes a new repository private.",
+}
+_MANUAL_END = """\
+A first word that ends in .yaml or .json is a file of options; those after it override it.
+Exit codes: 0 done; 1 a defect in the program; 2 something to mend, said in one line (HF_VUB_DEBUG=1 shows where);
+130 interrupted.
+"""
+
+
+class _Manual(argparse.RawDescriptionHelpFormatter):
+    """The description as it was written; every option once, with its default where it has one."""
+
+    def __init__(self, prog: str, **options: Any):
+        super().__init__(prog, max_help_position=34, **options)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        name = action.option_strings[-1 if len(action.option_strings[0]) == 2 else 0]  # --output_dir, not --output-dir
+        choices = action.choices
+        if choices is not None and len(list(choices)) > 5:
+            action.metavar = "NAME"  # a list of forty optimizers is no help
+        switch = action.nargs == 0 or (action.nargs == "?" and action.const is True)
+        return name if switch else f"{name} {self._format_args(action, action.dest.upper())}"
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, default = " ".join((action.help or "").split()), action.default
+        if action.required:
+            return f"{text} (required)"
+        if default is None or default is False or default in ("", [], argparse.SUPPRESS):
+            return text
+        return f"{text} (default: %(default)s)"
 
 
 def parse(
@@ -69,7 +126,8 @@ def parse(
         One instance per dataclass, in order.
 
     Raises:
-        SystemExit: code 2 with the usage line for an unknown or malformed option, code 0 for ``--help``.
+        SystemExit: code 2 with the usage line for an unknown or malformed option, code 0 for ``--help``, which leaves
+            out the rarer options of transformers' training arguments, and for ``--help_all``, which does not.
         ValueError: whatever the dataclasses' own checks raise.
 
     Example:
@@ -80,8 +138,11 @@ def parse(
     if description is None:
         description = sys._getframe(1).f_globals.get("__doc__")
     types: list[Any] = list(dataclass_types)
-    parser = HfArgumentParser(types, description=description, formatter_class=_Manual, allow_abbrev=False)
+    parser = HfArgumentParser(
+        types, description=description, epilog=_MANUAL_END, formatter_class=_Manual, allow_abbrev=False
+    )
     words = list(sys.argv[1:] if args is None else args)
+    _shorten(parser, types, positional, everything="--help_all" in words)
     if words and not words[0].startswith("-"):
         if words[0].lower().endswith((".json", ".yaml", ".yml")):
             _set_defaults(parser, Path(words.pop(0)))
@@ -166,6 +227,27 @@ def _one_line(error: Exception) -> str:
     return mask(" ".join(message.split())) or type(error).__name__
 
 
+def _shorten(parser: argparse.ArgumentParser, types: list[Any], positional: str | None, everything: bool) -> None:
+    """A usage line of one line, and a manual without what hardly anybody asks for."""
+    theirs = {
+        name
+        for kind in types
+        for base in kind.__mro__
+        if base.__module__.startswith("transformers.")
+        for name in vars(base).get("__annotations__", {})
+    }
+    required = [f"{action.option_strings[0]} {action.dest.upper()}" for action in parser._actions if action.required]
+    parser.usage = " ".join(["%(prog)s", *([f"[{positional.upper()}]"] if positional else []), *required, "[options]"])
+    if not theirs:
+        return
+    for action in parser._actions:
+        if action.option_strings[0].startswith("--no_"):
+            action.help = f"Turn off --{action.dest}."
+        if action.dest in theirs:
+            action.help = _USUAL.get(action.dest, action.help if everything else argparse.SUPPRESS)
+    parser.add_argument("--help_all", action="help", help="Show every option of transformers.TrainingArguments too.")
+
+
 def _set_defaults(parser: argparse.ArgumentParser, path: Path) -> None:
     """Make the values of a JSON or YAML file the defaults of ``parser``."""
     try:
@@ -184,7 +266,7 @@ def _set_defaults(parser: argparse.ArgumentParser, path: Path) -> None:
         parser.error(f"cannot read the options in {path}: {' '.join(str(error).split())}")
     if not isinstance(values, dict):
         parser.error(f"{path} must hold option names with their values, but holds a {type(values).__name__}")
-    actions = {action.dest: action for action in parser._actions if action.dest != "help"}
+    actions = {action.dest: action for action in parser._actions if action.nargs != 0}
     unknown = sorted(str(name) for name in values if name not in actions)
     if unknown:
         parser.error(f"{path} holds options that do not exist: {', '.join(unknown)}")

@@ -46,6 +46,8 @@ VANILLA = "vanilla"
 class ModelArguments:
     """The classifier to train."""
 
+    _argument_group_name = "the classifier"
+
     model: str = field(metadata={"help": "Checkpoint to start from: a folder or a Hub id (timm/NAME for timm's)."})
     objective: str = field(
         default="vub", metadata={"help": "vub, vib or ce; 'vanilla' trains the stock classifier without a bottleneck."}
@@ -66,6 +68,8 @@ class ModelArguments:
 @dataclass
 class DataArguments:
     """The data to train and test on."""
+
+    _argument_group_name = "the data"
 
     dataset: str = field(
         metadata={"help": "Hub name, parquet/CSV/JSON file or folder, image folder, 'synthetic-reviews' or 'digits'."}

@@ -39,6 +39,8 @@ class VUBTrainingArguments(TrainingArguments):
         information_plane: a JSON-lines file in ``output_dir`` with one line per epoch, see :class:`InformationPlane`.
     """
 
+    _argument_group_name = "the training"
+
     beta_schedule: str = field(
         default="constant", metadata={"help": f"Course of beta during training: {', '.join(BETA_SCHEDULES)}."}
     )

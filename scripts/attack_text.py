@@ -31,24 +31,28 @@ SHOWN = (
 class Arguments:
     """What to attack, and how."""
 
-    model: list[str] = field(default_factory=list, metadata={"help": "Folder or Hub id of a sequence classifier."})
-    dataset: str = field(default="", metadata={"help": "Name on the Hub, parquet/CSV/JSON file, or folder of these."})
+    model: list[str] = field(
+        default_factory=list, metadata={"help": "Folders or Hub ids of text classifiers (required)."}
+    )
+    dataset: str = field(default="", metadata={"help": "Hub name, parquet/CSV/JSON file or folder (required)."})
     recipe: str = field(default="deepwordbug", metadata={"help": "deepwordbug, pwws or a TextAttack class name."})
-    output_dir: str | None = field(default=None, metadata={"help": "Folder of the run; one found there is resumed."})
+    output_dir: str | None = field(default=None, metadata={"help": "Folder of the run; nothing is saved without."})
     num_examples: int = field(default=200, metadata={"help": "Texts to attack."})
     how: str = field(default="stratified", metadata={"help": "stratified (seeded, by class) or first (as the paper)."})
-    seed: int = field(default=0, metadata={"help": "Of the sample and of the attack."})
+    seed: int = field(default=0, metadata={"help": "Of the choice of examples and of the attack."})
     noise: str = field(default="mean", metadata={"help": "Declared predictor: mean, sampled or averaged:K."})
     max_length: int | None = field(default=None, metadata={"help": "Tokens per text; the tokenizer's own by default."})
     batch_size: int = field(default=32, metadata={"help": "Texts of max_length tokens per forward pass."})
     bf16: bool = field(default=False, metadata={"help": "Run the backbone in bfloat16."})
     query_budget: int | None = field(default=None, metadata={"help": "Queries per text; no limit by default."})
     split: str = field(default="test", metadata={"help": "Split of the data set."})
-    text_column: str | None = field(default=None, metadata={"help": "Where its name is not recognised."})
-    label_column: str | None = field(default=None, metadata={"help": "Where its name is not recognised."})
-    revision: str | None = field(default=None, metadata={"help": "Of the model on the Hub."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
-    prefetch: bool = field(default=False, metadata={"help": "Only fetch what DeepWordBug and PWWS read."})
+    text_column: str | None = field(default=None, metadata={"help": "Column of texts, if it has no usual name."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of labels, if it has no usual name."})
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run the code that comes with the model."})
+    prefetch: bool = field(
+        default=False, metadata={"help": "Only fetch what DeepWordBug and PWWS read; attack nothing."}
+    )
 
 
 @command

@@ -40,7 +40,7 @@ class Arguments:
     quick: bool = field(default=False, metadata={"help": "Tiny sizes, to see that everything works."})
     model: str | None = field(default=None, metadata={"help": "Folder or Hub id of a text classifier."})
     dataset: str | None = field(default=None, metadata={"help": "Texts: a name on the Hub, a file or a folder."})
-    threads: int | None = field(default=None, metadata={"help": "Of the CPU; all by default."})
+    threads: int | None = field(default=None, metadata={"help": "Threads of the CPU; all by default."})
     output: str = field(default="model_cards/results/benchmark.json", metadata={"help": "Where the JSON goes."})
 
 

@@ -7,6 +7,7 @@ r"""Reproduce section 4 of the paper on any backbone and data set: embed, sweep,
 
 The first word is a preset: imdb, cifar10 or imagenet. --paper takes the paper's own numbers (Inception-v3 or BERT-base
 by their Hub names, 100 or 150 epochs, 5 runs, its sample of attacked texts). --from_config loads no weights.
+Of the options below, what the presets take is in brackets.
 
 The output folder holds one JSON per stage, results.json with everything, report.html, tables/, figures/ and
 model_cards/. The same command after a kill goes on where it stopped and ends with the same results.json.
@@ -35,14 +36,16 @@ class Arguments:
     objectives: list[str] | None = field(default=None, metadata={"help": "Of ce, vib and vub (vib vub)."})
     betas: list[float] | None = field(default=None, metadata={"help": "Weights of the rate (1e-3 1e-2 1e-1)."})
     entropy_weights: list[float] | None = field(default=None, metadata={"help": "Weights of VUB's min term (1)."})
-    attacks: list[str] | None = field(default=None, metadata={"help": "deepwordbug pwws, or fgs cw; other names too."})
+    attacks: list[str] | None = field(default=None, metadata={"help": "Attacks by name (deepwordbug pwws; fgs cw)."})
     num_examples: int | None = field(default=None, metadata={"help": "Test rows attacked (200)."})
     cw_examples: int | None = field(default=None, metadata={"help": "Of these, rows for Carlini-Wagner (16)."})
     cw_steps: int | None = field(default=None, metadata={"help": "Its steps per weight (200; paper 1000)."})
     how: str | None = field(default=None, metadata={"help": "stratified or first: how rows to attack are chosen."})
     epsilons: list[str] | None = field(default=None, metadata={"help": "Budgets of FGS (8/255 0.1 0.5)."})
     target: str | None = field(default=None, metadata={"help": "Class that Carlini-Wagner reaches for."})
-    stress: list[str] | None = field(default=None, metadata={"help": "Stress suite for the best; 'none' for none."})
+    stress: list[str] | None = field(
+        default=None, metadata={"help": "More attacks on the best head of each objective, or none."}
+    )
     stress_examples: int | None = field(default=None, metadata={"help": "Test rows for the stress suite (100)."})
     validation: float | None = field(default=None, metadata={"help": "Share of training rows held out (0.1)."})
     max_train: int | None = field(default=None, metadata={"help": "Training rows used; all by default."})

@@ -8,8 +8,8 @@ with LoopbackHub() as hub:
 ```
 
 Repositories have commits and branches as on the Hub: small files travel inside a commit, weights go before it through
-the LFS interface and are had back by a redirect to another host, which must not be shown the token. Whatever else is
-asked for is a 404 that ``unknown`` remembers.
+the LFS interface (or that of ``xet_store`` where ``xet`` is set) and are had back by a redirect to another host, which
+must not be shown the token. Whatever else is asked for is a 404 that ``unknown`` remembers.
 """
 
 import base64
@@ -80,6 +80,7 @@ class LoopbackHub:
         requests: every request as (method, path, whether it carried the token).
         unknown: requests for what this Hub has not.
         dies: what a commit message must contain for the connection to drop, "before" or "after" the commit is done.
+        xet: whether large files may go through the other store, ``xet_store``; LFS is spoken always.
     """
 
     def __init__(self):
@@ -88,6 +89,10 @@ class LoopbackHub:
         self.requests: list[tuple[str, str, bool]] = []
         self.unknown: list[str] = []
         self.dies: dict[str, str] = {}
+        self.xet = False
+        self.xorbs: dict[str, bytes] = {}
+        self.xet_files: dict[str, list[tuple]] = {}
+        self.xet_names: dict[str, str] = {}
         self.lock = threading.RLock()
 
     def __enter__(self):
@@ -111,7 +116,8 @@ class LoopbackHub:
             "HF_HOME": str(home),
             "HF_TOKEN": TOKEN,
             "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",  # the Hub's other storage protocol is closed to an outsider; this is its LFS one
+            "HF_HUB_DISABLE_XET": "1",  # tests of that store turn it on
+            "HF_XET_XORB_COMPRESSION_POLICY": "none",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "NO_PROXY": "127.0.0.1,localhost",
         }
@@ -288,7 +294,8 @@ def lfs_batch(hub, request, name):
             verify = {"href": f"{hub.endpoint}/{name}.git/info/lfs/objects/verify", "header": {}}
             entry["actions"] = {"upload": {"href": f"{hub.storage}/lfs/{asked['oid']}", "header": {}}, "verify": verify}
         objects.append(entry)
-    return {"transfer": "basic", "objects": objects}
+    offered = hub.xet and "xet" in request.json().get("transfers", [])
+    return {"transfer": "xet" if offered else "basic", "objects": objects}
 
 
 @route("PUT", "/lfs/(?P<oid>[0-9a-f]{64})")
@@ -349,6 +356,9 @@ def resolve(hub, request, name, revision, path, place=""):
     oid = sha256(content)
     hub.objects[oid] = content
     linked = {"X-Repo-Commit": sha, "X-Linked-ETag": f'"{oid}"', "X-Linked-Size": str(len(content))}
+    if hub.xet and oid in hub.xet_names:
+        token = f"{hub.endpoint}/api/{'dataset' if place else 'model'}s/{name}/xet-read-token/{sha}"
+        linked |= {"X-Xet-Hash": hub.xet_names[oid], "X-Xet-Refresh-Route": token}
     return request.answer(302, b"", {**linked, "Location": f"{hub.storage}/storage/{oid}"})
 
 

@@ -504,38 +504,6 @@ def test_a_finished_run_is_read_and_another_is_refused(processor, pictures, tmp_
         attack(vit(seed=1), processor, pictures, "fgs", output_dir=tmp_path)
 
 
-def test_two_processes_give_the_bits_of_one(processor, pictures, tmp_path):
-    vub().save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
-    pictures.save_to_disk(tmp_path / "data")
-    program = tmp_path / "shards.py"
-    program.write_text(
-        textwrap.dedent(
-            """
-            import sys
-            from datasets import load_from_disk
-            from hf_vub.attack_image import attack
-
-            folder = sys.argv[1]
-            attack(folder + "/model", None, load_from_disk(folder + "/data"), "pgd_linf", steps=3, batch_size=4,
-                   noise="sampled", redraws=3, output_dir=folder + "/two")
-            """
-        )
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1]), "ACCELERATE_USE_CPU": "true"}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    subprocess.run([*launcher, str(program), str(tmp_path)], env=environment, check=True, capture_output=True)
-    one = attack(
-        tmp_path / "model", None, load_from_disk(tmp_path / "data"), "pgd_linf", steps=3, batch_size=4,
-        noise="sampled", redraws=3, output_dir=tmp_path / "one",
-    )  # fmt: skip
-    assert without_times(read_json(tmp_path / "two" / "result.json")) == without_times(one)
-    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == sorted(p.name for p in (tmp_path / "one").iterdir())
-    assert (tmp_path / "two" / "images.safetensors").read_bytes() == (
-        tmp_path / "one" / "images.safetensors"
-    ).read_bytes()
-
-
 def test_samples_are_stratified_and_seeded(processor, pictures):
     def rows(tmp, **options):
         attack(vit(), processor, pictures, "fgs", num_examples=6, output_dir=tmp, **options)

@@ -1,7 +1,10 @@
 """Options, exit codes and one-line errors."""
 
+import ast
 import json
 import os
+import re
+import runpy
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -12,6 +15,8 @@ import safetensors
 from datasets.exceptions import DatasetGenerationError
 
 from hf_vub.command_line import command, parse
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass
@@ -117,10 +122,48 @@ def test_help_is_the_docstring_of_the_caller_as_written(capsys: pytest.CaptureFi
     shown = capsys.readouterr().out
     assert stopped.value.code == 0
     assert __doc__ in shown
+    assert shown.startswith("usage: ")
+    assert shown.splitlines()[0].endswith(" --dataset DATASET [options]")
+    assert "what to read (required)" in shown
     assert "the seed (default: 0)" in shown
+    assert not {"None", "False", "[]", "FAST"} & set(shown.replace(")", " ").split())
+    assert "--learning-rate" not in shown
     with pytest.raises(SystemExit):
         parse(Run, args=["--help"], description="first line\n    indented 100%")
     assert "first line\n    indented 100%" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.stem)
+def test_every_script_prints_a_manual(
+    script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(script), run_name="__main__")
+    shown = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert ast.get_docstring(ast.parse(script.read_text())) in shown
+    assert "Exit codes: 0 done" in shown
+    assert "default: None" not in shown
+    assert len(shown.splitlines()) < 160
+    nameless = re.findall(r"^  (--\w+)(?: [A-Z_]+)?\n(?! {10})", shown, re.MULTILINE)
+    assert not nameless, "options without a word"
+
+
+def test_all_of_the_training_arguments_are_in_the_long_manual(capsys: pytest.CaptureFixture) -> None:
+    from hf_vub import VUBTrainingArguments
+
+    shown = {}
+    for option in ("--help", "--help_all"):
+        with pytest.raises(SystemExit) as stopped:
+            parse(VUBTrainingArguments, args=[option])
+        assert stopped.value.code == 0
+        shown[option] = capsys.readouterr().out
+    assert all("--beta_schedule" in manual and "--learning_rate" in manual for manual in shown.values())
+    assert "--neftune_noise_alpha" not in shown["--help"]
+    assert "--neftune_noise_alpha" in shown["--help_all"]
+    (arguments,) = parse(VUBTrainingArguments, args=["--neftune_noise_alpha", "5", "--use_cpu"])
+    assert arguments.neftune_noise_alpha == 5
 
 
 @pytest.mark.parametrize(
@@ -182,8 +225,7 @@ def test_a_real_process_ends_with_one_line_and_its_code(tmp_path: Path) -> None:
     path.write_text(
         "from hf_vub.command_line import command\n@command\ndef main():\n    raise ValueError('why')\nmain()\n"
     )
-    root = str(Path(__file__).resolve().parents[1])
-    environment = {**os.environ, "PYTHONPATH": root, "HF_VUB_DEBUG": ""}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_VUB_DEBUG": ""}
     done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1] == "error: why"

@@ -1,138 +1,100 @@
-"""Two processes train, and sweep, what one does. (Embeddings and attacks have this test beside their own.)"""
+"""Two processes train, shard, sweep, embed and attack what one does.
+
+All jobs run one after the other in one pair of processes, whose imports cost more than the jobs.
+"""
 
 import os
+import shutil
 import subprocess
 import sys
-from pathlib import Path
+from importlib.util import find_spec
 
 import pytest
+import shared_jobs
 import torch
+from conftest import backbone_config
 from safetensors.torch import load_file
+from test_attack_image import dataset_of, vub
+from transformers import ViTImageProcessor
 
-JOB = """
-import sys
-sys.path[:0] = [{root!r}, {tests!r}]
-import torch
-from conftest import build_model
-from test_trainer import Tokens, pad, trainer
-
-class Counted(torch.utils.data.Dataset):
-    rows = Tokens(48)  # whole steps: Accelerate fills up a last half one with rows from the start
-    __len__ = lambda self: len(self.rows)
-    __getitem__ = lambda self, row: self.rows[row]
-
-model = build_model("bert", num_labels=2, objective=sys.argv[1], beta=0.1, label_entropy=0.6)
-for module in model.modules():  # each process has dropout and noise of its own
-    if isinstance(module, torch.nn.Dropout):
-        module.p = 0.0
-    if hasattr(module, "dropout_prob"):
-        module.dropout_prob = 0.0
-model.head.num_train_samples = 0
-run = trainer(
-    sys.argv[2], model=model, dataset=Counted(), collator=pad, per_device_train_batch_size=int(sys.argv[3]),
-    num_train_epochs=2, optim="sgd", learning_rate=0.2, max_grad_norm=1.0, lr_scheduler_type="linear",
-    ddp_backend="gloo" if sys.argv[3] == "4" else None,
-)
-run.train()
-figures = run.evaluate()
-run.save_model(sys.argv[2])
-if run.is_world_process_zero():
-    sys.stdout.write("\\n" + str(figures["eval_cross_entropy"]))
-"""
+from hf_vub import VUBConfig, VUBForSequenceClassification, synthetic
+from hf_vub.results import read_json, read_records
 
 
-SWEEP = """
-import sys
-sys.path[:0] = [{root!r}, {tests!r}]
-import torch
-from accelerate import PartialState
-from test_sweep import bits, train
-
-results = train(checkpoint_dir=sys.argv[2])
-everything = b"".join(bit for result in results for bit in bits(result))
-histories = str([result.history for result in results]).encode()
-with open(f"{{sys.argv[2]}}-{{PartialState().process_index}}", "wb") as file:
-    file.write(everything + histories)
-"""
-
-
-SHARDED = """
-import sys
-sys.path[:0] = [{root!r}, {tests!r}]
-import torch
-from conftest import build_model
-from safetensors.torch import save_file
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-
-size = 8 // int(sys.argv[3])
-model = build_model("bert", num_labels=2, objective=sys.argv[1], beta=0.1, label_entropy=0.6)
-model.head.num_train_samples = 0
-for module in model.modules():
-    if isinstance(module, torch.nn.Dropout):
-        module.p = 0.0
-rank = 0
-if size > 1:
-    torch.distributed.init_process_group("gloo")
-    rank, mesh = torch.distributed.get_rank(), init_device_mesh("cpu", (size,))
-    for module in [one for one in model.modules() if type(one).__name__ == "BertLayer"] + [model.head, model]:
-        fully_shard(module, mesh=mesh)
-optimizer = torch.optim.SGD(model.parameters(), 0.2)
-generator = torch.Generator().manual_seed(0)
-for _ in range(5):
-    ids = torch.randint(3, 50, (8, 6), generator=generator).chunk(size)[rank]
-    labels = torch.randint(0, 2, (8,), generator=generator).chunk(size)[rank]
-    model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss.backward()
-    optimizer.step()
-    optimizer.zero_grad()
-weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
-if rank == 0:
-    save_file(dict(weights), sys.argv[2] + ".safetensors")
-"""
+def prepared(folder):
+    """What the attacks read."""
+    vub().save_pretrained(folder / "pictures-model")
+    ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(folder / "pictures-model")
+    torch.manual_seed(1)
+    pictures = dataset_of(torch.rand(20, 3, 10, 10), torch.arange(20) % 3, ["ant", "bee", "soccer ball"])
+    pictures.save_to_disk(folder / "pictures")
+    texts = synthetic.reviews(num_train=40, num_test=20)
+    tokenizer = synthetic.word_tokenizer(texts["train"]["text"], vocab_size=200)
+    config = backbone_config("bert", num_labels=2)
+    config.vocab_size, config.initializer_range = len(tokenizer), 1.0
+    VUBForSequenceClassification(VUBConfig(config)).save_pretrained(folder / "texts-model")
+    tokenizer.model_max_length = 24
+    tokenizer.save_pretrained(folder / "texts-model")
+    texts["test"].to_parquet(folder / "test.parquet")
+    return folder
 
 
-def finish(folder, objective, processes, script=JOB):
-    """Run a script, which shares 8 rows a step between the processes, to its end, which must be a good one."""
-    job = folder / "job.py"
-    job.write_text(script.format(root=str(Path(__file__).parents[1]), tests=str(Path(__file__).parent)))
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+@pytest.fixture(scope="module")
+def one_and_two(tmp_path_factory):
+    """The folders in which this process, and two others, did every job."""
+    one = prepared(tmp_path_factory.mktemp("one"))
+    two = tmp_path_factory.mktemp("parent") / one.name
+    shutil.copytree(one, two)
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
-        [sys.executable, *(launcher if processes > 1 else []), job, objective, folder / f"run{processes}",
-         str(8 // processes)],
-        capture_output=True, text=True, timeout=600, env={**os.environ, "ACCELERATE_USE_CPU": "true"},
-    )  # fmt: skip
+        [*launcher, shared_jobs.__file__, two],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    shared_jobs.main(one)
+    return one, two
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("objective", ["vib", "vub"])
-def test_two_processes_train_what_one_does(objective, tmp_path):
-    found = []
-    for processes in (1, 2):
-        output = finish(tmp_path, objective, processes)
-        found.append((float(output.split()[-1]), load_file(tmp_path / f"run{processes}" / "model.safetensors")))
-    (one, weights), (two, shared) = found
-    assert two == pytest.approx(one, abs=1e-6)
-    for name, value in weights.items():
-        torch.testing.assert_close(shared[name], value, atol=1e-6, rtol=0, msg=name)
-
-
-@pytest.mark.slow
-def test_two_processes_sweep_the_bits_of_one(tmp_path):
-    for processes in (1, 2):
-        finish(tmp_path, "", processes, SWEEP)
-    alone = (tmp_path / "run1-0").read_bytes()
-    assert (tmp_path / "run2-0").read_bytes() == alone
-    assert (tmp_path / "run2-1").read_bytes() == alone
-
-
-@pytest.mark.slow
-def test_fully_sharded_training_is_that_of_one_process(tmp_path):
-    """FSDP2 itself: Accelerate turns it on for accelerators only."""
-    for processes in (1, 2):
-        finish(tmp_path, "vub", processes, SHARDED)
-    one, two = (load_file(tmp_path / f"run{processes}.safetensors") for processes in (1, 2))
+@pytest.mark.parametrize("job", ["train-vib", "train-vub", "shard"])
+def test_two_processes_train_what_one_does(one_and_two, job):
+    one, two = (load_file(folder / f"{job}.safetensors") for folder in one_and_two)
+    assert one.keys() == two.keys()
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, atol=1e-6, rtol=0, msg=name)
+
+
+def test_two_processes_sweep_the_bits_of_one(one_and_two):
+    one, two = one_and_two
+    assert (two / "sweep-0").read_bytes() == (one / "sweep-0").read_bytes()
+    assert (two / "sweep-1").read_bytes() == (one / "sweep-0").read_bytes()
+
+
+def test_two_processes_embed_the_bits_of_one(one_and_two):
+    one, two = (folder / "embed.safetensors" for folder in one_and_two)
+    assert two.read_bytes() == one.read_bytes()
+
+
+def test_two_processes_attack_images_to_the_bits_of_one(one_and_two):
+    one, two = (folder / "attack-pictures" for folder in one_and_two)
+    assert timeless(read_json(two / "result.json")) == timeless(read_json(one / "result.json"))
+    assert sorted(path.name for path in two.iterdir()) == sorted(path.name for path in one.iterdir())
+    assert (two / "images.safetensors").read_bytes() == (one / "images.safetensors").read_bytes()
+
+
+@pytest.mark.skipif(find_spec("textattack") is None, reason="text attacks are an optional extra")
+def test_two_processes_attack_texts_to_the_bits_of_one(one_and_two):
+    one, two = (folder / "attack-texts" for folder in one_and_two)
+    assert timeless(read_json(two / "result.json")) == timeless(read_json(one / "result.json"))
+    found = [[timeless(record) for record in read_records(folder / "records.jsonl")] for folder in (two, one)]
+    assert found[0] == found[1]
+    assert any(record["status"] == "attacked" for record in found[0])
+
+
+def timeless(content):
+    """A result or a record without what differs between equal runs."""
+    return {key: value for key, value in content.items() if key not in ("seconds", "command", "model", "dataset")}

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -15,6 +17,7 @@ from hub_server import TOKEN, metadata_errors
 from huggingface_hub import ModelCard
 from safetensors.torch import load
 from transformers import BertForSequenceClassification, ViTForImageClassification, ViTImageProcessor
+from xet_store import chunks
 
 from hf_vub import VUBConfig, VUBForSequenceClassification, synthetic
 from hf_vub.attack_image import attack as attack_images
@@ -95,6 +98,12 @@ def logits(model, inputs):
         return model.eval()(**inputs).logits
 
 
+def script(online, name, folder, *options):
+    """Run one of the scripts in the interpreter that uses the Hub; what it prints."""
+    path = str(ROOT / "scripts" / name)
+    return online.run(f"import runpy; runpy.run_path({path!r}, run_name='__main__')", folder, [path, *options])
+
+
 def test_a_training_pushes_everything(pushed):
     files = pushed.files("user/trained")
     assert files.keys() >= WEIGHTS | CODE | {"README.md", "result.json", "tokenizer.json", "tokenizer_config.json"}
@@ -104,6 +113,64 @@ def test_a_training_pushes_everything(pushed):
         "AutoModelForSequenceClassification": "modeling_vub.VUBForSequenceClassification",
     }
     assert not any(TOKEN.encode() in content for content in files.values())
+
+
+def test_the_text_script_pushes_everything(pushed, folder, tmp_path):
+    """The whole way of a user: a process of its own, and the token on its command line."""
+    name = "user/by-script"
+    (tmp_path / "reviews").mkdir()
+    for split in ("train.parquet", "test.parquet"):
+        shutil.copy(folder / split, tmp_path / "reviews")
+    options = ["--model", folder / "stock", "--dataset", "reviews", "--max_length", "24", "--max_steps", "2"]
+    options += ["--push_to_hub", "--hub_model_id", name, "--hub_token", TOKEN, "--save_steps", "1"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "train_text.py", *options, "--output_dir", "run", "--use_cpu"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, **pushed.environment(tmp_path / "home"), "PYTHONPATH": str(ROOT)},
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    files = pushed.files(name)
+    check_arrived(files, name, "text-classification")
+    assert {"tokenizer.json", "tokenizer_config.json"} <= files.keys()
+    written = [path for root in ("run", "home") for path in (tmp_path / root).rglob("*") if path.is_file()]
+    assert tmp_path / "run" / "model.safetensors" in written
+    assert not any(TOKEN.encode() in path.read_bytes() for path in written)
+    assert TOKEN not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("objective", ["vub", "vanilla"])
+def test_the_image_script_pushes_everything(pushed, online, folder, objective):
+    name = f"user/by-script-{objective}"
+    options = ["--model", "stock-image", "--dataset", "digits", "--max_train", "40", "--max_test", "20"]
+    options += ["--objective", objective, "--max_steps", "1", "--push_to_hub", "--hub_model_id", name, "--use_cpu"]
+    options += ["--output_dir", f"script-{objective}", "--hub_token", TOKEN]
+    shown = script(online, "train_image.py", folder, *options)
+    files = pushed.files(name)
+    check_arrived(files, name, "image-classification", code=CODE if objective == "vub" else set())
+    assert "preprocessor_config.json" in files
+    assert TOKEN not in shown
+
+
+def check_arrived(files, name, task, code=CODE):
+    """What a script pushed is a whole model with a card of it, and says nothing of the token."""
+    assert files.keys() >= WEIGHTS | code | {"README.md", "result.json", "training_args.bin"}
+    assert not any(TOKEN.encode() in content for content in files.values())
+    about = json.loads(files["config.json"]).get("auto_map", {})
+    assert {place.partition(".")[0] + ".py" for place in about.values()} <= code
+    assert bool(about) == bool(code)
+    text, result = files["README.md"].decode(), json.loads(files["result.json"])
+    assert metadata_errors(text) == []
+    card = ModelCard(text)
+    assert card.data.pipeline_tag == task
+    assert {each.metric_type: each.metric_value for each in card.data.eval_results}["accuracy"] == (
+        result["metrics"]["accuracy"]
+    )
+    assert result["model"] == name
+    assert name in text
 
 
 def test_checkpoints_pushed_on_the_way_can_be_loaded(pushed):
@@ -149,6 +216,70 @@ def test_weights_go_through_the_storage_without_the_token(pushed):
     stored = [shown for method, path, shown in pushed.requests if path.startswith(("/lfs/", "/storage/"))]
     assert stored
     assert not any(stored)
+
+
+@pytest.fixture
+def xet(pushed, online, folder):
+    """The Hub with its other store, and the client with leave to use it."""
+    pytest.importorskip("hf_xet")
+    switch = "import huggingface_hub.constants\nhuggingface_hub.constants.HF_HUB_DISABLE_XET = {}"
+    online.run(switch.format(False), folder)
+    pushed.xet = True
+    yield pushed
+    pushed.xet = False
+    online.run(switch.format(True), folder)
+
+
+def test_weights_go_through_xet_and_back(xet, online, folder, tmp_path):
+    """Through ``hf_xet`` itself; and what it sent, a client without it can have too."""
+    online.run(
+        """
+        from hf_vub import VUBForSequenceClassification
+        VUBForSequenceClassification.from_pretrained("text").push_to_hub("user/xet")
+        """,
+        folder,
+    )
+    sent = xet.files("user/xet")["model.safetensors"]
+    assert sent == b"".join(piece for xorb in xet.xorbs.values() for piece in chunks(xorb))
+    for disabled, way in ((False, "/v1/reconstructions/"), (True, "/storage/")):
+        del xet.requests[:]
+        online.run(
+            f"""
+            import huggingface_hub.constants
+            huggingface_hub.constants.HF_HUB_DISABLE_XET = {disabled}
+            from hf_vub import VUBForSequenceClassification
+            model = VUBForSequenceClassification.from_pretrained("user/xet", cache_dir="cache-{disabled}")
+            model.save_pretrained("pulled")
+            """,
+            tmp_path,
+        )
+        assert any(path.startswith(way) for _, path, _ in xet.requests)
+        pulled, own = (
+            load((place / "model.safetensors").read_bytes()) for place in (tmp_path / "pulled", folder / "text")
+        )
+        assert pulled.keys() == own.keys()
+        assert all(torch.equal(pulled[name], value) for name, value in own.items())
+
+
+def test_a_hub_without_xet_takes_the_files_otherwise_or_none(xet, online, folder):
+    """huggingface_hub 0.36 asks the server which way it takes; 2.4 does not, and the push has to say that it failed."""
+    xet.xet = False
+    said = online.run(
+        """
+        from hf_vub import VUBForSequenceClassification
+        try:
+            VUBForSequenceClassification.from_pretrained("text").push_to_hub("user/no-xet")
+        except OSError as error:
+            print(error)
+        """,
+        folder,
+    )
+    if said:
+        assert said.startswith("the push to user/no-xet failed: ")
+        assert said.rstrip().endswith("nothing was published")
+        assert any("/xet-write-token/" in path for _, path, _ in xet.requests)
+    else:
+        assert xet.files("user/no-xet").keys() >= WEIGHTS | CODE
 
 
 def test_pulled_without_the_package_it_predicts_the_same_bits(pushed, folder, tmp_path):
@@ -264,12 +395,6 @@ def test_what_cannot_be_pushed_is_no_broken_push(online, folder):
 # Attacks on what is on the Hub
 
 
-def attack(online, script, folder, *options):
-    """Run an attack script; what it prints."""
-    path = str(ROOT / "scripts" / script)
-    return online.run(f"import runpy; runpy.run_path({path!r}, run_name='__main__')", folder, [path, *options])
-
-
 @pytest.mark.skipif(find_spec("textattack") is None, reason="text attacks are an optional extra")
 def test_the_text_attack_script_takes_hub_ids(pushed, online, folder):
     pushed.add("user/stock", folder / "stock")
@@ -280,7 +405,7 @@ def test_the_text_attack_script_takes_hub_ids(pushed, online, folder):
         "shifted": ["--model", "user/text", "--revision", "shifted"],
         "stock": ["--model", "user/stock"],
     }.items():
-        shown = attack(online, "attack_text.py", folder, *options, *data, "--output_dir", f"attack-{name}")
+        shown = script(online, "attack_text.py", folder, *options, *data, "--output_dir", f"attack-{name}")
         assert "accuracy_under_attack" in shown
         results[name] = read_json(folder / f"attack-{name}" / "result.json")
     assert [result["model"] for result in results.values()] == ["user/text", "user/text", "user/stock"]
@@ -288,14 +413,17 @@ def test_the_text_attack_script_takes_hub_ids(pushed, online, folder):
     assert results["ours"]["weights"] != results["shifted"]["weights"]
     missing = [*data, "--model", "user/nowhere", "--output_dir", "attack-nowhere"]
     with pytest.raises(AssertionError, match="SystemExit: 2"):
-        attack(online, "attack_text.py", folder, *missing)
+        script(online, "attack_text.py", folder, *missing)
 
 
 @pytest.mark.skipif(find_spec("textattack") is None, reason="text attacks are an optional extra")
 def test_textattacks_command_line_takes_a_hub_id(pushed, online, folder):
     rows = [(row["text"], row["label"]) for row in synthetic.reviews(num_train=2, num_test=2)["test"]]
     (folder / "data.py").write_text(f"import textattack\ndataset = textattack.datasets.Dataset({rows!r})\n")
-    (folder / "model.py").write_text("from hf_vub.attack_text import wrapper\nmodel = wrapper('user/text')\n")
+    (block,) = re.findall(
+        r"```\n(from hf_vub\.attack_text import wrapper\n.*?)```", (ROOT / "README.md").read_text(), re.S
+    )
+    (folder / "model.py").write_text(block.replace("user/vub-bert-imdb", "user/text"))
     options = ["--model-from-file", "model.py", "--dataset-from-file", "data.py", "--recipe", "deepwordbug"]
     shown = online.run(
         "import runpy; runpy.run_module('hf_vub.textattack_compat', run_name='__main__')",
@@ -309,7 +437,7 @@ def test_the_image_attack_script_takes_hub_ids(pushed, online, folder):
     pushed.add("user/stock-image", folder / "stock-image")
     for name, options in {"image": ["--trust_remote_code"], "stock-image": ["--revision", "main"]}.items():
         data = ["--dataset", "digits", "--num_examples", "8", "--attack", "fgs", "--output_dir", f"attack-{name}"]
-        shown = attack(online, "attack_image.py", folder, "--model", f"user/{name}", *options, *data)
+        shown = script(online, "attack_image.py", folder, "--model", f"user/{name}", *options, *data)
         assert "attack_success_rate" in shown
         assert read_json(folder / f"attack-{name}" / "result.json")["model"] == f"user/{name}"
 

@@ -1,9 +1,11 @@
 """Every Python block of the README runs, and every command in it has the options that its script takes."""
 
+import argparse
 import importlib.util
 import re
 import shlex
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,8 @@ from transformers import BertForSequenceClassification
 from hf_vub import synthetic
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 # What the README names on the Hub, and stands for it here: a tiny model with its tokenizer, and a few reviews.
 MODELS = ("google-bert/bert-base-uncased", "textattack/bert-base-uncased-imdb")
 DATA = ("stanfordnlp/imdb",)
@@ -51,6 +54,38 @@ def test_the_python_blocks_run_one_after_the_other(hub, online, tmp_path):
     blocks = [block for language, block in BLOCKS if language == "python"]
     assert blocks
     online.run("\n".join(blocks), tmp_path)
+
+
+def test_every_block_is_run_or_parsed_somewhere():
+    """Here, in ``test_hub`` (TextAttack's command line), by continuous integration (installing) or by BibTeX."""
+    known = ("scripts/", "hf_vub.attack_text import wrapper", "textattack attack ", "bin/pytest", "@unpublished")
+    for language, block in BLOCKS:
+        assert language == "python" or any(word in block for word in known), block
+
+
+@pytest.mark.skipif(find_spec("textattack") is None, reason="text attacks are an optional extra")
+def test_textattacks_command_has_options_that_exist():
+    from hf_vub import textattack_compat
+
+    textattack_compat.load()
+    from textattack.commands.attack_command import AttackCommand
+
+    (block,) = (block for _, block in BLOCKS if block.startswith("textattack "))
+    parser = argparse.ArgumentParser()
+    AttackCommand.register_subcommand(parser.add_subparsers())
+    options = parser.parse_args(shlex.split(block)[1:])
+    assert (options.model_from_file, options.attack_recipe, options.num_examples) == ("model.py", "deepwordbug", 100)
+
+
+def test_the_table_of_the_interface_names_what_there_is():
+    table = README.partition("## Python\n")[2].partition("\nExtras:")[0]
+    cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    assert len(cells) > 8
+    for cell in cells:
+        home = "hf_vub"
+        for name in re.findall(r"`([\w.]+)`", cell):
+            home, _, name = name.rpartition(".") if "." in name else (home, "", name)
+            assert hasattr(importlib.import_module(home), name) or find_spec(f"{home}.{name}"), name
 
 
 @pytest.mark.parametrize(("script", "options"), list(commands()))

@@ -175,6 +175,67 @@ def benchmark():
     )
 
 
+def duration(seconds):
+    unit, size = next((unit, size) for unit, size in (("h", 3600), ("min", 60), ("s", 1)) if seconds >= size)
+    return f"{seconds / size:.2g} {unit}"
+
+
+def plan():
+    """What large jobs would take: an H100's data sheet, and the shares of a machine's limits measured here."""
+    bfloat16, float32, memory = 989e12, 67e12, 3.35e12  # operations and bytes per second
+    share = {entry["name"]: entry["limit"]["share"] for entry in read("benchmark.json")["entries"]}
+    convolutions = share["Carlini-Wagner L2, without early stopping"]
+    heads = share["head training, 2048 features, 1000 classes, batch 32"]
+    transformer = share["fine-tuning step, batch 8"]
+    train, images, inception = 1_281_167, 1_331_167, 11.42e9
+    weights = 2048 * 2048 + 2048 * 2 * 1024 + 1024 * 1000
+    steps = 30 * 100 * -(-train // 32)
+    tokens, backbone = 25_000 * 3 * 512, 7e9
+    assert f"{weights / 1e6:.1f} {steps / 1e6:.0f} {tokens / 1e6:.1f}" == "9.4 120 38.4"
+    jobs = [
+        (
+            "ImageNet-1k: features of Inception-v3",
+            "1.33 M images x 11.4 GFLOP",
+            images * inception / bfloat16,
+            convolutions,
+            "weights 0.04 GB, 256 images 1.4 GB (64 x 147 x 147 numbers, in and out)",
+        ),
+        (
+            "its grid: 30 heads, 100 epochs, batch 32",
+            "120 M steps x 6 x 4 bytes x 9.4 M weights",
+            steps * 24 * weights / memory,
+            heads,
+            "4 heads x 16 bytes x 9.4 M = 0.6 GB",
+        ),
+        (
+            "Carlini-Wagner on 16 images of each head, at most 9 x 200 steps",
+            "30 x 16 x 1,800 x 3 x 11.4 GFLOP, float32",
+            30 * 16 * 1800 * 3 * inception / float32,
+            convolutions,
+            "weights 0.09 GB; 16 images x 27.5 M activations x 4 bytes = 1.8 GB",
+        ),
+        (
+            "7B decoder, IMDB, 3 epochs of 512 tokens: LoRA under DDP",
+            "38.4 M tokens x 6 x 7 GFLOP",
+            tokens * 6 * backbone / bfloat16,
+            transformer,
+            "weights 14 GB; adapters of rank 16 and head 16 bytes x 74 M = 1.2 GB; 8 texts 1.1 GB + a layer's 0.6 GB",
+        ),
+        (
+            "the same, all weights under FSDP2",
+            "38.4 M tokens x 8 x 7 GFLOP",
+            tokens * 8 * backbone / bfloat16,
+            transformer,
+            "16 bytes x 7 G / 8 = 14 GB (under DDP 112 GB: too much); texts as above",
+        ),
+    ]
+    rows = [
+        [name, work, duration(limit), f"{reached:.0%}", duration(limit / reached / 8), memory_used]
+        for name, work, limit, reached, memory_used in jobs
+    ]
+    return table(["stage", "work", "at the limit of one", "share", "so, 8 GPUs", "memory of each"], rows)
+
+
 TABLES = {
     "quickstart": quickstart,
     "training": training,
@@ -184,6 +245,7 @@ TABLES = {
     "claims-imdb": lambda: claims("imdb"),
     "claims-cifar10": lambda: claims("cifar10"),
     "benchmark": benchmark,
+    "plan": plan,
 }
 
 

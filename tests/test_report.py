@@ -4,6 +4,7 @@ import math
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import grid_results
 import numpy as np
@@ -186,6 +187,13 @@ def test_a_token_in_a_name_is_not_published():
 
 def test_built_in_data_is_not_said_to_be_on_the_hub():
     assert "datasets" not in metadata(model_card(training_result(dataset="synthetic-reviews")))
+
+
+def test_the_template_is_where_the_cards_are():
+    """A link there, as the package needs the file when it is installed."""
+    root = Path(__file__).resolve().parents[1]
+    linked = root / "model_cards" / "model_card.md.jinja"
+    assert linked.read_text() == (root / "hf_vub" / "templates" / linked.name).read_text()
 
 
 def test_write_model_card(tmp_path):
