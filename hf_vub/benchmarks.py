@@ -153,18 +153,20 @@ def _text_attack(
 def grid_attack(bench: Bench) -> Entries:
     """All heads of a grid attacked over one memory of features, against one attack after the other."""
     victim = bench.victim
-    number, few = bench.size(60, 4), bench.size(6, 1)
+    number, few = bench.size(60, 4), bench.size(3, 1)
     rows = min(64, len(victim.texts))
     features = baselines.embed(victim.vub, victim.tokenizer, victim.texts[:rows], victim.max_length)
     runs = [HeadRun(("vib", "vub")[seed % 2], 10.0 ** -(1 + seed % 3), seed=seed) for seed in range(number)]
     labels = torch.tensor(victim.labels[:rows])
     found = train_heads(features, labels, runs, num_labels=2, epochs=bench.size(20, 2), learning_rate=1e-3)
     grid = {str(place): result.head for place, result in enumerate(found)}
-    texts, own = victim.sentences(bench.size(4, 2))
+    texts, own = victim.of_length(bench.size(150, 20), 1)
+    queries: dict[int, list[float]] = {}
 
     def attack(chosen: dict[str, nn.Module]) -> None:
-        dataset, options = _sample(texts, own, bench.size(200, 8), victim)
-        attack_text.attack_heads(victim.vub, chosen, victim.tokenizer, dataset, RECIPE, **options)
+        dataset, options = _sample(texts, own, bench.size(10_000, 8), victim)
+        results = attack_text.attack_heads(victim.vub, chosen, victim.tokenizer, dataset, RECIPE, **options)
+        queries[len(chosen)] = [result["queries_mean"] or 0.0 for result in results.values()]
 
     def ours() -> float:
         attack(dict(grid))
@@ -175,8 +177,14 @@ def grid_attack(bench: Bench) -> Entries:
             attack({name: grid[name]})
         return few
 
+    computed: list[int] = []
+    watch = victim.vub.backbone.register_forward_pre_hook(
+        lambda module, args, kwargs: computed.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    attack(dict(grid))
+    watch.remove()
     entry = bench.compare(
-        f"text attack on {number} heads",
+        f"text attack on {number} heads, a text of {len(texts[0].split())} words",
         f"separate attacks ({few} of {number} measured)",
         ours,
         alternative,
@@ -184,7 +192,9 @@ def grid_attack(bench: Bench) -> Entries:
         targets={"cpu": 15.0, "cuda": 15.0},
         flops=_flops_per_unit(ours),
     )
-    yield {**entry, "cost_in_single_attacks": number / entry["ratio"]["median"]}
+    # What no memory can spare: texts that no other head has asked for.
+    texts_asked = {"queries": sum(queries[number]), "distinct": sum(computed)}
+    yield {**entry, "cost_in_single_attacks": number / entry["ratio"]["median"], "texts": texts_asked}
 
 
 def carlini_wagner(bench: Bench) -> Entries:
