@@ -346,9 +346,12 @@ def _terms(run: HeadRun, shared: Settings, head: VUBHead, features: Tensor, labe
     """The terms of the objective through the mean, in nats, and the bounds that they make."""
     measured = SweepResult(run, shared, head).evaluate(features, labels)
     terms = {name: measured[name] for name in ("cross_entropy", "rate", "entropy", "information")}
-    vub = SweepResult(replace(run, objective="vub", entropy_weight=1.0), shared, head).evaluate(features, labels)
-    vib = run.beta * terms["rate"] + terms["cross_entropy"]
-    return terms | {"bound_vib": vib, "bound_vub": vub["loss"], "bound_ib": vib - shared.label_entropy}
+    # Without the rate, whose rounding would hide the min term where a bottleneck has exploded.
+    free = replace(run, objective="vub", beta=0.0, entropy_weight=1.0)
+    distortion = SweepResult(free, shared, head).evaluate(features, labels)["loss"]
+    rate = run.beta * terms["rate"]
+    vib = rate + terms["cross_entropy"]
+    return terms | {"bound_vib": vib, "bound_vub": rate + distortion, "bound_ib": vib - shared.label_entropy}
 
 
 def _save(module: nn.Module, path: Path) -> None:

@@ -98,7 +98,7 @@ class TextVictim:
 
     def longest(self, number: int) -> tuple[list[str], list[int]]:
         """Some of the longest texts, with the classes that the stock model gives them."""
-        return self._judged(sorted(self.texts, key=len)[-4 * number :], number)
+        return self._judged(sorted(self.texts, key=len)[-8 * number :], number)
 
     def sentences(self, number: int) -> tuple[list[str], list[int]]:
         """Texts of one sentence, likewise."""
@@ -107,18 +107,20 @@ class TextVictim:
     def of_length(self, words: int, number: int) -> tuple[list[str], list[int]]:
         """Texts of so many words, likewise."""
         stream = " ".join(self.texts).split()
-        texts = [" ".join(stream[place * words : (place + 1) * words]) for place in range(4 * number)]
+        texts = [" ".join(stream[place * words : (place + 1) * words]) for place in range(8 * number)]
         return self._judged(texts, number)
 
     @torch.no_grad()
     def _judged(self, texts: list[str], number: int) -> tuple[list[str], list[int]]:
-        """Those whose class is the clearest: no other arithmetic turns it."""
+        """Those whose class is the clearest in float32 and the same in bfloat16: an attack wants texts read rightly."""
         inputs = self.tokenizer(
             texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
         ).to(self.device)
         logits = self.stock(**inputs).logits
+        rounded = copy.deepcopy(self.stock).to(torch.bfloat16)(**inputs).logits
         first, second = logits.topk(2).values.unbind(1)
-        clearest = (first - second).topk(min(number, len(texts))).indices.tolist()
+        margins = torch.where(rounded.argmax(1) == logits.argmax(1), first - second, -1.0)
+        clearest = margins.topk(min(number, len(texts))).indices.tolist()
         return [texts[place] for place in clearest], logits.argmax(1)[clearest].tolist()
 
 
