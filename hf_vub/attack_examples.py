@@ -131,7 +131,8 @@ def image_examples(folder: Path, names: Sequence[str], limit: int) -> list[dict[
         for place in places:
             outcome, adversarial = records[index]["outcomes"][place], found["adversarial"][row, place]
             change = adversarial - original
-            factor = _two_digits(0.5 / max(float(change.abs().max()), 1e-6))
+            largest = float(change.abs().max())
+            factor = _two_digits(0.5 / largest) if largest > 1e-6 else 1.0  # there is nothing to see
             pictures.append(
                 {
                     "index": index,
