@@ -36,7 +36,7 @@ from .modeling_vub import VUBForImageClassification, VUBForSequenceClassificatio
 from .preprocessing import image_transform, tokenize
 from .results import claim, provenance, read_json, write_json
 from .safeguards import WatchedTrainer, last_checkpoint
-from .trainer import VUBTrainer, VUBTrainingArguments
+from .trainer import VUBTrainer, VUBTrainingArguments, how_trained
 from .trust import load
 
 VANILLA = "vanilla"
@@ -187,6 +187,8 @@ def fine_tune(task: str, model: ModelArguments, data: DataArguments, training: V
             "max_steps": training.max_steps,
             "batch_size": training.train_batch_size * training.gradient_accumulation_steps * training.world_size,
             "learning_rate": training.learning_rate,
+            "labels": names,
+            **how_trained(training, bottleneck=not vanilla),
             "metrics": {
                 name.removeprefix("test_"): value
                 for name, value in metrics.items()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .results import mask, mask_options, read_json, write_text
+from .results import mask, mask_options, read_json, read_records, write_text
 
 _TASKS = {
     "text": ("text-classification", "Text classification"),
@@ -44,13 +44,25 @@ _SETTINGS = (
     ("num_train", "Training rows"),
     ("num_test", "Test rows"),
     ("num_labels", "Classes"),
+    ("labels", "Their names"),
+    ("max_length", "Tokens per text, at most"),
     ("objective", "Objective"),
     ("beta", "beta"),
     ("entropy_weight", "Weight of the min term"),
+    ("beta_schedule", "Course of beta"),
+    ("latent_size", "Size of z"),
+    ("num_train_samples", "Draws of z in training"),
+    ("num_eval_samples", "Draws of z in evaluation (0: the mean)"),
     ("freeze_backbone", "Backbone frozen"),
     ("epochs", "Epochs"),
     ("batch_size", "Batch size"),
+    ("optimizer", "Optimizer"),
     ("learning_rate", "Learning rate"),
+    ("lr_schedule", "Course of the learning rate"),
+    ("warmup", "Warm-up (steps, or their share)"),
+    ("weight_decay", "Weight decay"),
+    ("max_grad_norm", "Largest norm of the gradient"),
+    ("precision", "Precision"),
     ("num_runs", "Runs"),
     ("seed", "Seed"),
     ("seconds", "Seconds"),
@@ -58,16 +70,26 @@ _SETTINGS = (
     ("command", "Command"),
 )
 _NOT_ON_HUB = ("synthetic-reviews", "digits", "sample")
+_OF_BOTTLENECKS = {
+    *("beta", "entropy_weight", "beta_schedule", "latent_size", "num_train_samples", "num_eval_samples"),
+    "freeze_backbone",
+}
+_SHOWN_LABELS, _SHOWN_EPOCHS = 20, 12
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
-def model_card(result: Mapping[str, Any], attacks: Sequence[Mapping[str, Any]] = ()) -> str:
+def model_card(
+    result: Mapping[str, Any],
+    attacks: Sequence[Mapping[str, Any]] = (),
+    epochs: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """The model card of one training result: metadata for the Hub, use, limits, settings, results and how to load it.
 
     Args:
         result: a training result JSON (``kind: "train"``). Under ``card`` it may hold ``language``, ``license`` and
             ``tags`` for the metadata.
         attacks: result JSON of attacks on that model.
+        epochs: lines of the training's ``information_plane.jsonl``, of which at most 12 are shown.
 
     Returns:
         Markdown with a YAML header that ``huggingface_hub.ModelCard`` reads, ``model-index`` included.
@@ -101,7 +123,11 @@ def model_card(result: Mapping[str, Any], attacks: Sequence[Mapping[str, Any]] =
             bottleneck=objective != "vanilla",
             base=public_name(result.get("base_model")),
             dataset=public_name(result.get("dataset")),
-            settings=[(title, _setting(key, result[key])) for key, title in _SETTINGS if result.get(key) is not None],
+            settings=[
+                (title, _setting(key, result[key]))
+                for key, title in _SETTINGS
+                if result.get(key) is not None and not (objective == "vanilla" and key in _OF_BOTTLENECKS)
+            ],
             results=[
                 (
                     title,
@@ -112,21 +138,27 @@ def model_card(result: Mapping[str, Any], attacks: Sequence[Mapping[str, Any]] =
                 if metrics.get(key) is not None
             ],
             attacks=[row for attack in attacks for row in attack_rows(attack)],
+            course=_course(epochs),
             versions=result.get("versions") or {},
         )
     )
     return rendered
 
 
-def write_model_card(folder: str | Path, result: Mapping[str, Any], attacks: Sequence[Mapping[str, Any]] = ()) -> Path:
+def write_model_card(
+    folder: str | Path,
+    result: Mapping[str, Any],
+    attacks: Sequence[Mapping[str, Any]] = (),
+    epochs: Sequence[Mapping[str, Any]] = (),
+) -> Path:
     """Write `model_card` as ``README.md`` of a checkpoint's folder; returns its path."""
-    return write_text(Path(folder) / "README.md", model_card(result, attacks))
+    return write_text(Path(folder) / "README.md", model_card(result, attacks, epochs))
 
 
 def refresh_model_card(folder: str | Path) -> Path | None:
     """Write the card of a trained checkpoint's folder anew, from the result files that are there now.
 
-    These are its own ``result.json`` and ``*/result.json`` of the attacks on it.
+    These are its own ``result.json``, ``information_plane.jsonl`` and ``*/result.json`` of the attacks on it.
 
     Returns:
         The path of the card; None where the folder holds no training result, and so needs no card.
@@ -141,7 +173,7 @@ def refresh_model_card(folder: str | Path) -> Path | None:
         if (found := _result(path)).get("kind") in ("text_attack", "image_attack")
         and Path(str(found.get("model"))).resolve().name == folder.resolve().name
     ]
-    return write_model_card(folder, result, attacks)
+    return write_model_card(folder, result, attacks, list(read_records(folder / "information_plane.jsonl")))
 
 
 def _result(path: Path) -> dict[str, Any]:
@@ -280,6 +312,17 @@ def _dataset(name: Any) -> dict[str, Any]:
     return {"dataset_type": shown, "dataset_name": shown}
 
 
+def _course(epochs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Rows of a table with the epochs spread evenly, the last among them."""
+    every = max(1, -(-len(epochs) // _SHOWN_EPOCHS))
+    rows = []
+    for line in reversed(epochs[::-1][::every]):
+        points = (line, line.get("held_out") or {})
+        terms = [figure(point.get(name)) for name in ("rate", "cross_entropy") for point in points]
+        rows.append([figure(line.get("epoch")), *terms])
+    return rows
+
+
 def _interval(ends: Sequence[float] | None) -> str:
     return f" ({ends[0]:.1%} to {ends[1]:.1%})" if ends else ""
 
@@ -291,6 +334,9 @@ def _setting(key: str, value: Any) -> str:
         return public_name(value)
     if key == "seconds":
         return f"{value:.0f}"
+    if key == "labels":
+        more = f" and {len(value) - _SHOWN_LABELS} more" if len(value) > _SHOWN_LABELS else ""
+        return ", ".join(map(str, value[:_SHOWN_LABELS])) + more
     if isinstance(value, bool):
         return "yes" if value else "no"
     return figure(value, digits=8)

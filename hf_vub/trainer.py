@@ -298,6 +298,8 @@ class VUBTrainer(WatchedTrainer):
             "steps": state.global_step,
             "batch_size": self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
             "learning_rate": self.args.learning_rate,
+            "labels": list(config.id2label.values()),
+            **how_trained(self.args),
             "metrics": {
                 name.removeprefix("eval_"): value
                 for name, value in metrics.items()
@@ -314,6 +316,25 @@ class VUBTrainer(WatchedTrainer):
             prediction.predictions = logits
             metrics.update(self._user_metrics(prediction))
         return metrics
+
+
+def how_trained(args: VUBTrainingArguments, bottleneck: bool = True) -> dict[str, Any]:
+    """What ``result.json`` and the card say of the optimization, beside batch size, epochs and learning rate.
+
+    Args:
+        args: of the training.
+        bottleneck: whether ``VUBTrainer`` heeds what these arguments add to those of transformers.
+    """
+    paper = bottleneck and args.lr_decay == "paper"
+    return {
+        "optimizer": str(getattr(args.optim, "value", args.optim)),
+        "lr_schedule": "0.97 every two epochs" if paper else str(getattr(args.lr_scheduler_type, "value", "")),
+        "warmup": getattr(args, "warmup_ratio", None) or args.warmup_steps or None,
+        "weight_decay": args.weight_decay,
+        "max_grad_norm": args.max_grad_norm,
+        "precision": "bfloat16, mixed" if args.bf16 else "float16, mixed" if args.fp16 else "float32",
+        "beta_schedule": args.beta_schedule if bottleneck else None,
+    }
 
 
 def scheduled_beta(

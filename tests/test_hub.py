@@ -171,6 +171,9 @@ def check_arrived(files, name, task, code=CODE):
     )
     assert result["model"] == name
     assert name in text
+    assert "| Their names | " in text
+    assert ("### Course of training" in text) == bool(code)
+    assert (result["lr_schedule"], result["beta_schedule"]) == ("linear", "constant" if code else None)
 
 
 def test_checkpoints_pushed_on_the_way_can_be_loaded(pushed):

@@ -10,6 +10,7 @@ import grid_results
 import numpy as np
 import pytest
 import yaml
+from hub_server import metadata_errors
 from huggingface_hub import ModelCard
 
 from hf_vub.claims import choose, phases, statistics
@@ -19,6 +20,7 @@ from hf_vub.tables import marked_texts, marked_texts_markdown, tables
 
 HOSTILE = 'x|<script>alert("1")</script>`*_[a](javascript:b)\n# head {{ 7 * 7 }}'
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+EXPECTED = Path(__file__).with_name("model_card.md")
 TOKEN = "hf_" + "abcdefgh" * 4
 
 
@@ -142,8 +144,60 @@ def test_card_in_full():
     assert "None" not in text
 
 
+def test_the_whole_text_of_a_card():
+    """To the letter: ``python tests/test_report.py`` writes the expected text anew."""
+    text = whole_card()
+    assert text == EXPECTED.read_text(encoding="utf-8")
+    assert metadata_errors(text) == []
+    card = ModelCard(text)
+    assert card.content == text
+    assert yaml.safe_load(card.data.to_yaml()) == metadata(text)
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        compile(code, "card", "exec")
+
+
+def whole_card():
+    """Everything that a card may have."""
+    epochs = [
+        {"epoch": epoch, "rate": 30 / epoch, "cross_entropy": 0.7 / epoch, "held_out": held_out}
+        for epoch, held_out in ((1, {"rate": 29.0, "cross_entropy": 0.65}), (2, None))
+    ]
+    settings = {
+        "labels": ["neg", "pos"],
+        "latent_size": 384,
+        "num_train_samples": 1,
+        "num_eval_samples": 0,
+        "max_length": 256,
+        "optimizer": "adamw_torch",
+        "lr_schedule": "linear",
+        "warmup": 100,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "precision": "float32",
+        "beta_schedule": "constant",
+        "card": {"license": "apache-2.0", "language": "en", "tags": ["reviews"]},
+    }
+    return model_card(training_result(**settings), [text_attack()], epochs)
+
+
+def test_the_course_of_a_long_training_is_thinned_out_and_trusted_with_nothing():
+    epochs = [{"epoch": epoch, "rate": 1.0, "cross_entropy": HOSTILE} for epoch in range(1, 101)]
+    text = model_card(training_result(), epochs=epochs)
+    rows = [line for line in text.splitlines() if re.match(r"\| \d+ \|", line)]
+    assert len(rows) <= 12
+    assert rows[-1].startswith("| 100 | 1 | - |")
+    assert "<script" not in text
+
+
+def test_many_labels_are_cut_short():
+    text = model_card(training_result(labels=[f"class {k}" for k in range(1000)]))
+    assert "class 19 and 980 more |" in text
+    assert "class 20" not in text
+
+
 def test_card_of_a_stock_classifier_speaks_of_no_bottleneck():
-    text = model_card(training_result(objective="vanilla", beta=None, entropy_weight=None))
+    text = model_card(training_result(objective="vanilla"))
+    assert "| beta |" not in text
     assert "hf_vub  #" not in text
     assert "trust_remote_code" not in text
     assert "vanilla" in metadata(text)["tags"]
@@ -474,3 +528,7 @@ def test_phases_count_cycles_and_not_noise():
     assert phases({"information": np.sin(6 * np.pi * steps) + noise})["cycles"] == 3
     assert phases({"information": [1.0, 1.0]}) == {"rises": 0, "falls": 0, "cycles": 0}
     assert phases({"information": [1.0] * 20})["cycles"] == 0
+
+
+if __name__ == "__main__":
+    EXPECTED.write_text(whole_card(), encoding="utf-8")
