@@ -1,4 +1,4 @@
-"""What the benchmark measures: stages, each against a named alternative, and curves of how costs grow.
+"""What the benchmark measures: stages, each against a named alternative (:mod:`hf_vub.growth` has the curves).
 
 A stage yields entries of :meth:`hf_vub.measuring.Bench.compare`. The alternatives are those of :mod:`hf_vub.baselines`,
 written for this comparison, or stock classes of transformers. Work is counted by torch's own counter of operations, for
@@ -7,8 +7,7 @@ the sweep in closed form.
 
 import gc
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from . import attack_text, baselines
 from .adversaries import CarliniWagner
 from .embeddings import extract
-from .measuring import Bench, Way, spread
+from .measuring import Bench, Way
 from .pixels import PixelModel, frozen
 from .sweep import HeadRun, train_heads
 from .victims import TextVictim, image_victim
@@ -39,7 +38,7 @@ def heads(bench: Bench) -> Entries:
 def _heads(bench: Bench, size: int, classes: int, batch: int, goals: tuple[float, float]) -> dict[str, Any]:
     steps = bench.size(2**27 // size**2, 8)
     few = max(4, steps // 4)
-    features, labels = _table(steps * batch, size, classes, bench.device)
+    features, labels = random_table(steps * batch, size, classes, bench.device)
     runs = [HeadRun(seed=seed) for seed in range(2 * bench.lanes if bench.device.type == "cpu" else bench.lanes)]
 
     def ours() -> float:
@@ -126,7 +125,7 @@ def _text_attack(
     outcomes: dict[str, list[float]] = {}
 
     def ours() -> float:
-        found = _attack(victim, texts, labels, budget, dtype)
+        found = attack_texts(victim, texts, labels, budget, dtype)
         outcomes["ours"] = [found["attack_success_rate"], found["queries_mean"]]
         return float(found["queries_mean"] * found["num_attacked"])
 
@@ -325,73 +324,8 @@ STAGES: dict[str, Callable[[Bench], Entries]] = {
 }
 
 
-def sweep_over_runs(bench: Bench) -> dict[str, Any]:
-    """How the time of a sweep grows with its runs."""
-    rows = bench.size(2048, 64)
-    features, labels = _table(rows, bench.size(384, 16), 2, bench.device)
-    counts = [1, 2, 4, 8, 15, 30, 60, 120][: bench.size(8, 2)]
-
-    def way(count: int) -> Way:
-        def sweep() -> float:
-            runs = [HeadRun(seed=seed) for seed in range(count)]
-            train_heads(features, labels, runs, num_labels=2, epochs=1, device=bench.device)
-            return rows / 25_000
-
-        return sweep
-
-    times = bench.in_turns({str(count): way(count) for count in counts})
-    y_label = f"seconds per epoch, 25,000 × {features.shape[1]} features"
-    return _curve("runs", counts, y_label, {"sweep": [spread(times[str(count)]) for count in counts]})
-
-
-def sweep_over_rows(bench: Bench) -> dict[str, Any]:
-    """How the time of a step grows with the rows of a memory-mapped table: it should not."""
-    size = bench.size(384, 8)
-    counts = [64, 128] if bench.quick else [25_000, 100_000, 400_000, 1_280_000]
-    runs = [HeadRun(seed=seed) for seed in range(min(2, bench.lanes))]
-    block = np.random.default_rng(0).standard_normal((counts[0], size), dtype=np.float32)
-
-    def measured(rows: int) -> float:
-        with tempfile.TemporaryDirectory() as folder:
-            table = np.memmap(Path(folder) / "features", np.float32, "w+", shape=(rows, size))
-            for first in range(0, rows, len(block)):
-                table[first : first + len(block)] = block[: rows - first]
-            table.flush()
-
-            def sweep() -> float:
-                train_heads(table, torch.arange(rows) % 2, runs, num_labels=2, epochs=1, device=bench.device)
-                return -(-rows // 16) * len(runs) / 1e6
-
-            # One epoch of a large table is as long as many of a small one: it needs no repeats.
-            return bench.seconds(sweep)
-
-    times = [spread([measured(rows)]) for rows in counts]
-    return _curve("rows of features, memory-mapped", counts, "microseconds per step and run", {"sweep": times})
-
-
-def attack_over_length(bench: Bench) -> dict[str, Any]:
-    """How the time of an attack grows with the text."""
-    counts = [16, 32, 64, 128, 256, 400][: bench.size(6, 2)]
-    _attack(bench.victim, *bench.victim.of_length(counts[0], 1), 2, "float32")  # imports that are not to be timed
-
-    def way(words: int, dtype: str) -> Way:
-        texts, labels = bench.victim.of_length(words, 2)
-        return lambda: float(_attack(bench.victim, texts, labels, bench.size(10_000, 6), dtype)["num_attacked"])
-
-    times = {
-        dtype: [spread([bench.seconds(way(words, dtype))]) for words in counts] for dtype in ("float32", "bfloat16")
-    }
-    return _curve("words in the text", counts, "seconds per text (DeepWordBug)", times)
-
-
-CURVES: dict[str, Callable[[Bench], dict[str, Any]]] = {
-    "sweep_over_runs": sweep_over_runs,
-    "sweep_over_rows": sweep_over_rows,
-    "attack_over_length": attack_over_length,
-}
-
-
-def _attack(victim: TextVictim, texts: list[str], labels: list[int], budget: int, dtype: str) -> dict[str, Any]:
+def attack_texts(victim: TextVictim, texts: list[str], labels: list[int], budget: int, dtype: str) -> dict[str, Any]:
+    """The result of attacking texts on the stock classifier, at most ``budget`` queries each."""
     dataset, options = _sample(texts, labels, budget, victim)
     return attack_text.attack(victim.stock, victim.tokenizer, dataset, RECIPE, dtype=dtype, **options)
 
@@ -409,7 +343,8 @@ def _flops_per_unit(way: Way) -> float:
     return counter.get_total_flops() / units
 
 
-def _table(rows: int, size: int, classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def random_table(rows: int, size: int, classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Features (rows, size), standard normal, and labels (rows,)."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(classes, (rows,), generator=generator)
     return torch.randn(rows, size, generator=generator).to(device), labels.to(device)
@@ -420,7 +355,3 @@ def _mean_distance(images: Tensor, adversarial: Tensor) -> float | None:
     sizes = (adversarial - images).flatten(1).norm(dim=1)
     found = sizes[sizes > 0]
     return float(found.mean()) if len(found) else None
-
-
-def _curve(x_label: str, x: Sequence[int], y_label: str, series: dict[str, list[Any]]) -> dict[str, Any]:
-    return {"x_label": x_label, "x": list(x), "y_label": y_label, "series": series}

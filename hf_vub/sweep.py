@@ -5,22 +5,18 @@ size then keeps its weights and moments in the cache, and no core waits for anot
 initialisation, data order and noise, drawn from its own seed and nothing else: its result does not depend on the runs
 beside it, on the number of cores, nor on where a killed sweep went on.
 
-The cores of a CPU are used by processes forked for them, as many as torch has threads, because threads of one process
-wait for one interpreter; on systems other than Linux, where a fork is not safe, one core trains. Under ``accelerate
-launch`` the processes divide the runs between them, and each returns the results of all; that works everywhere.
+The cores of a CPU are used by processes forked for them (:mod:`hf_vub.cores`), as many as torch has threads; on systems
+other than Linux, where a fork is not safe, one core trains. Under ``accelerate launch`` the processes divide the runs
+between them, and each returns the results of all; that works everywhere.
 """
 
 import hashlib
 import json
 import logging
 import math
-import multiprocessing
-import os
-import signal
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -30,10 +26,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.multiprocessing import ProcessExitedException, start_processes
 from tqdm.auto import tqdm
 
 from .configuration_vub import Objective
+from .cores import divide, usable_cores
 from .head import VUBHead
 from .information import gaussian_entropy, prior_entropy
 from .information import label_entropy as entropy_of_labels
@@ -284,22 +280,21 @@ class _Sweep:
         for _, group in groupby(waiting, key=lambda p: p.epoch):
             alike = list(group)
             stacks += [alike[first : first + together] for first in range(0, len(alike), together)]
-        lanes = _lanes(len(stacks)) if on_cpu else 1
+        cores = usable_cores(len(stacks)) if on_cpu else 1
         hidden = None if state.is_main_process else True
         with ExitStack() as opened:
-            if lanes > 1 and self.folder is None:
+            if cores > 1 and self.folder is None:
                 self.keep_in(Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="hf_vub-"))), epochs)
             bar = opened.enter_context(tqdm(total=epochs * len(mine), desc="train heads", unit="epoch", disable=hidden))
             bar.update(sum(p.epoch for p in mine))
-            if lanes > 1:
-                self._train_on_cores(stacks, epochs, lanes, bar)
-            else:
-                with _threads(1 if on_cpu else torch.get_num_threads()):
-                    for stacked in stacks:
-                        self._train_stack(stacked, epochs, bar.update)
+
+            def train(place: int, advance: Callable[[int], Any]) -> None:
+                self._train_stack(stacks[place], epochs, advance)
+
+            divide(len(stacks), train, cores, bar.update)
             if state.num_processes > 1:
                 state.wait_for_everyone()
-            if lanes > 1 or state.num_processes > 1:
+            if cores > 1 or state.num_processes > 1:
                 runs_at = [self._load(run, epochs) for run in runs]
         heads = [p.head or self._stack([p]).head(0) for p in runs_at]  # some were trained elsewhere or before
         if state.is_main_process:
@@ -317,53 +312,6 @@ class _Sweep:
                 told.setdefault((problem, replace(p.run, seed=0)), []).append(advised)
         for (problem, run), found in told.items():
             logger.warning("%s in %d runs of %s at beta=%g: %s", problem, len(found), run.objective, run.beta, found[0])
-
-    def _train_on_cores(self, stacks: list[list[_Progress]], epochs: int, lanes: int, bar: tqdm) -> None:
-        """One stack after the other in each of some forked processes; they leave their runs in the folder."""
-        taken, done = multiprocessing.Value("q", 0), multiprocessing.RawArray("q", lanes)
-        failures: Any = multiprocessing.SimpleQueue()
-        told = 0
-
-        def work(lane: int) -> None:
-            signal.signal(
-                signal.SIGINT, signal.default_int_handler
-            )  # what a lost parent sends, even to background jobs
-            torch.set_num_threads(1)
-
-            def advance(trained: int) -> None:
-                done[lane] += trained
-
-            try:
-                while True:
-                    with taken:
-                        place = taken.value
-                        taken.value += 1
-                    if place >= len(stacks):
-                        break
-                    self._train_stack(stacks[place], epochs, advance)
-            except KeyboardInterrupt:
-                return
-            except Exception as error:
-                failures.put(error)
-
-        context = start_processes(work, nprocs=lanes, join=False, start_method="fork")
-        try:
-            while not context.join(timeout=0.2) and failures.empty():
-                bar.update(sum(done) - told)
-                told = sum(done)
-        except ProcessExitedException as error:
-            raise RuntimeError(
-                f"a process that trained heads was lost ({error.signal_name or error.exit_code}), perhaps for want of "
-                "memory; called again with the same checkpoint_dir, the sweep goes on from what was saved"
-            ) from error
-        finally:
-            for process in context.processes:
-                if process.is_alive():
-                    os.kill(process.pid, signal.SIGINT)
-                process.join()
-        bar.update(sum(done) - told)
-        if not failures.empty():
-            raise failures.get()
 
     def _stack(self, stacked: list[_Progress]) -> StackedHeads:
         settings = self.settings
@@ -441,23 +389,6 @@ class _Sweep:
         progress = {"run": asdict(p.run), "epoch": p.epoch, "history": p.history}
         with replacing(self._path(p.run)) as temporary:
             save_file(state, temporary, metadata={"progress": json.dumps(progress)})
-
-
-def _lanes(stacks: int) -> int:
-    """Processes among which the cores' work is divided; 1 is this one."""
-    can_fork = sys.platform == "linux" and not multiprocessing.current_process().daemon
-    return min(torch.get_num_threads(), stacks) if can_fork else 1
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    """Let torch compute on so many threads inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @torch.inference_mode()

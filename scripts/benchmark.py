@@ -77,13 +77,13 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from hf_vub import benchmarks, figures
+    from hf_vub import benchmarks, figures, growth
     from hf_vub.measuring import Bench, machine
     from hf_vub.results import provenance, write_json
 
     disable_progress_bars()
     stages = chosen("stages", arguments.stages, benchmarks.STAGES)
-    curves = chosen("curves", arguments.curves, benchmarks.CURVES)
+    curves = chosen("curves", arguments.curves, growth.CURVES)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     bench = Bench(arguments.repeats, arguments.quick, arguments.model, arguments.dataset)
@@ -109,7 +109,10 @@ def main() -> None:
         except ImportError as error:
             result["skipped"][stage] = str(error)
             console.print(f"{stage} not measured: {error}")
-    result["curves"] = {name: benchmarks.CURVES[name](bench) for name in curves}
+    result["curves"] = {}
+    for name in curves:
+        result["curves"][name] = growth.CURVES[name](bench)
+        write_json(arguments.output, {**result, "limits": bench.limits()})
     result |= {"limits": bench.limits(), "seconds": time.perf_counter() - began}
     console.print(table)
     output = write_json(arguments.output, result)

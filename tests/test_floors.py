@@ -30,6 +30,7 @@ FLOORS = [
         "information_plane",
         "safeguards",
         "seeding",
+        "cores",
         "inputs",
         "embeddings",
         "stacked_head",
@@ -40,7 +41,7 @@ FLOORS = [
     },
     {"trainer", "registration", "fine_tuning", "sweep", "attack_text", "attack_image", "masking", "recipes"},
     {"experiments", "grid_attacks", "attack_examples", "claims", "tables", "figures"}
-    | {"report", "reproduction", "baselines", "victims", "measuring", "benchmarks"},
+    | {"report", "reproduction", "baselines", "victims", "measuring", "benchmarks", "growth"},
 ]
 MODULES = {path.stem: path for path in Path(hf_vub.__file__).parent.glob("*.py") if path.stem != "__init__"}
 

@@ -272,7 +272,7 @@ def test_a_lost_process_is_named_and_its_finished_runs_are_kept(cores, tmp_path,
     cores(2)
     with monkeypatch.context() as patched:
         patched.setattr(sweep._Sweep, "_train_epoch", lost)
-        with pytest.raises(RuntimeError, match=r"a process that trained heads was lost \(SIGKILL\)"):
+        with pytest.raises(RuntimeError, match=r"a process was lost \(SIGKILL\)"):
             train(checkpoint_dir=tmp_path)
     assert not multiprocessing.active_children()
     assert [bits(result) for result in train(checkpoint_dir=tmp_path)] == expected
