@@ -107,7 +107,8 @@ class TextVictim:
     def of_length(self, words: int, number: int) -> tuple[list[str], list[int]]:
         """Texts of so many words, likewise."""
         stream = " ".join(self.texts).split()
-        texts = [" ".join(stream[place * words : (place + 1) * words]) for place in range(8 * number)]
+        places = range(min(8 * number, len(stream) // words))
+        texts = [" ".join(stream[place * words : (place + 1) * words]) for place in places]
         return self._judged(texts, number)
 
     @torch.no_grad()
