@@ -182,7 +182,7 @@ class Bench:
 
 
 def profile(way: Way, rows: int = 6) -> dict[str, float]:
-    """The operators that a way spends most of its time in, with their shares of the operators' time."""
+    """The operators that a way spends most of its time in on one core, with their shares of the operators' time."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as record
 
@@ -190,8 +190,13 @@ def profile(way: Way, rows: int = 6) -> dict[str, float]:
     options: dict[str, Any] = {}
     with contextlib.suppress(TypeError):  # an older torch sees the calling thread only
         options["experimental_config"] = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)
-    with record(activities=activities, **options) as found:
-        way()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a profile sees the operators of this process alone
+    try:
+        with record(activities=activities, **options) as found:
+            way()
+    finally:
+        torch.set_num_threads(threads)
     kind = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
     times = {event.key: float(getattr(event, kind)) for event in found.key_averages()}
     total = sum(times.values()) or 1.0
