@@ -37,13 +37,13 @@ def heads(bench: Bench) -> Entries:
 
 def _heads(bench: Bench, size: int, classes: int, batch: int, goals: tuple[float, float]) -> dict[str, Any]:
     steps = bench.size(2**27 // size**2, 8)
-    few, epochs = max(4, steps // 4), bench.size(12, 1)  # a job of seconds, in which its start does not count
+    few, epochs = max(4, steps // 4), bench.size(8, 1)  # a job of seconds, in which its start does not count
     features, labels = random_table(steps * batch, size, classes, bench.device)
     runs = [HeadRun(seed=seed) for seed in range(2 * bench.lanes if bench.device.type == "cpu" else bench.lanes)]
 
-    def ours() -> float:
-        train_heads(features, labels, runs, num_labels=classes, epochs=epochs, batch_size=batch, device=bench.device)
-        return epochs * steps * len(runs)
+    def sweep(chosen: list[HeadRun], epochs: int) -> float:
+        train_heads(features, labels, chosen, num_labels=classes, epochs=epochs, batch_size=batch, device=bench.device)
+        return epochs * steps * len(chosen)
 
     def alternative() -> float:
         baselines.train_head(features, labels, classes, few, batch)
@@ -53,9 +53,10 @@ def _heads(bench: Bench, size: int, classes: int, batch: int, goals: tuple[float
     return bench.compare(
         f"head training, {size} features, {classes} classes, batch {batch}",
         "one head at a time: DataLoader of single rows, autograd, Adam, float64 entropy",
-        ours,
+        lambda: sweep(runs, epochs),
         alternative,
         unit="step and run",
+        profiled=lambda: sweep(runs[:1], 1),
         targets=dict(zip(("cpu", "cuda"), goals, strict=True)),
         flops=2 * batch * (3 * weights - size * size),
         traffic=24 * weights,  # three numbers per weight, read and written: Adam cannot do without

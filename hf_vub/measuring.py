@@ -106,6 +106,7 @@ class Bench:
         traffic: float = 0.0,
         working_set: int = 2**28,
         others: Mapping[str, Way] | None = None,
+        profiled: Way | None = None,
     ) -> dict[str, Any]:
         """Measure one entry.
 
@@ -120,6 +121,7 @@ class Bench:
             traffic: bytes that one unit must move at least.
             working_set: bytes among which they move.
             others: further ways measured in the same turns.
+            profiled: a short form of ours to profile.
 
         Returns:
             The entry: ``seconds`` per unit of every way, the ``ratio`` of the alternative's to ours (both as median
@@ -149,7 +151,7 @@ class Bench:
             },
         }
         if entry["reached"] is False and not self.quick:
-            entry["profile"] = profile(ours)
+            entry["profile"] = profile(profiled or ours)
         return entry
 
     def in_turns(self, ways: Mapping[str, Way]) -> dict[str, list[float]]:
