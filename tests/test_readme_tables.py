@@ -155,9 +155,14 @@ def milliseconds(seconds):
     return f"{1e3 * seconds:.3g}"
 
 
+def measured():
+    """What scripts/benchmark.py measured, in two calls."""
+    return [entry for name in ("benchmark", "benchmark-models") for entry in read(f"{name}.json")["entries"]]
+
+
 def benchmark():
     rows = []
-    for entry in read("benchmark.json")["entries"]:
+    for entry in measured():
         ratio, limit = entry["ratio"], entry["limit"]
         rows.append(
             [
@@ -183,7 +188,7 @@ def duration(seconds):
 def plan():
     """What large jobs would take: an H100's data sheet, and the shares of a machine's limits measured here."""
     bfloat16, float32, memory = 989e12, 67e12, 3.35e12  # operations and bytes per second
-    share = {entry["name"]: entry["limit"]["share"] for entry in read("benchmark.json")["entries"]}
+    share = {entry["name"]: entry["limit"]["share"] for entry in measured()}
     convolutions = share["Carlini-Wagner L2, without early stopping"]
     heads = share["head training, 2048 features, 1000 classes, batch 32"]
     transformer = share["fine-tuning step, batch 8"]
