@@ -151,10 +151,11 @@ def attack_heads(
     trust_remote_code: bool = False,
     progress: bool = True,
 ) -> dict[str, dict[str, Any]]:
-    """Attack many heads on one frozen backbone, each as ``attack`` would alone, at little more than the cost of one.
+    """Attack many heads on one frozen backbone, each as ``attack`` would alone, over one memory of its features.
 
-    For each example all heads are attacked one after the other, over one memory of the backbone's features by tokens:
-    what an earlier head has asked for costs a later one its own few layers only.
+    For each example all heads are attacked one after the other: what an earlier head has asked for costs a later one
+    its own few layers only. So most queries of PWWS are shared, which tries every single substitution of the text, but
+    few of DeepWordBug, whose substitutions follow one another in an order that each head has for itself.
 
     Args:
         model: has ``features(**inputs)``, as ours do, or the folder or Hub id of one that has.
