@@ -36,7 +36,7 @@ def divide(jobs: int, job: Job, processes: int, progress: Callable[[int], Any]) 
             this process.
     """
     if processes == 1:
-        with _one_thread():
+        with one_thread():
             for number in range(jobs):
                 job(number, progress)
         return
@@ -86,7 +86,8 @@ def divide(jobs: int, job: Job, processes: int, progress: Callable[[int], Any]) 
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

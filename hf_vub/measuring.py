@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .cores import one_thread
 from .victims import TextVictim, text_victim
 
 Way = Callable[[], float]
@@ -192,13 +193,9 @@ def profile(way: Way, rows: int = 6) -> dict[str, float]:
     options: dict[str, Any] = {}
     with contextlib.suppress(TypeError):  # an older torch sees the calling thread only
         options["experimental_config"] = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # a profile sees the operators of this process alone
-    try:
-        with record(activities=activities, **options) as found:
-            way()
-    finally:
-        torch.set_num_threads(threads)
+    # A profile sees the operators of this process alone.
+    with one_thread(), record(activities=activities, **options) as found:
+        way()
     kind = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
     times = {event.key: float(getattr(event, kind)) for event in found.key_averages()}
     total = sum(times.values()) or 1.0

@@ -255,6 +255,7 @@ class _Sweep:
         self.settings, self.held_out, self.device = settings, held_out, device
         self.folder: Path | None = None
         self.save_every = 0
+        self.identity: list[Any] = []
         self.feature_size = features.shape[1]
         self.latent_size = settings.latent_size or max(1, self.feature_size // 2)
         self.steps = math.ceil(len(labels) / settings.batch_size)
@@ -284,14 +285,20 @@ class _Sweep:
         hidden = None if state.is_main_process else True
         with ExitStack() as opened:
             if cores > 1 and self.folder is None:
-                self.keep_in(Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="hf_vub-"))), epochs)
+                # What is read in this call only needs no identity, which would be the digest of all rows.
+                self.folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="hf_vub-")))
+                self.save_every = epochs
             bar = opened.enter_context(tqdm(total=epochs * len(mine), desc="train heads", unit="epoch", disable=hidden))
             bar.update(sum(p.epoch for p in mine))
 
             def train(place: int, advance: Callable[[int], Any]) -> None:
                 self._train_stack(stacks[place], epochs, advance)
 
-            divide(len(stacks), train, cores, bar.update)
+            if on_cpu:
+                divide(len(stacks), train, cores, bar.update)
+            else:
+                for place in range(len(stacks)):
+                    train(place, bar.update)
             if state.num_processes > 1:
                 state.wait_for_everyone()
             if cores > 1 or state.num_processes > 1:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -299,25 +298,8 @@ def test_the_processes_of_a_killed_sweep_end_with_it(how, tmp_path):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
     process.send_signal(how)  # to the sweep alone, not to its processes
+    process.stderr.read()  # ends when the last process that inherited it does
     process.wait()
-    waited = time.monotonic()
-    while left := living(process.pid):
-        assert time.monotonic() - waited < 120, f"processes {left} live on after their sweep"
-        time.sleep(0.05)
-
-
-def living(group: int) -> list[int]:
-    """Process numbers in a group that are no zombies."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            number, rest = path.read_text().split(" (", 1)
-        except OSError:
-            continue
-        state, _, own = rest.rpartition(")")[2].split()[:3]
-        if int(own) == group and state != "Z":
-            found.append(int(number))
-    return found
 
 
 def test_seeds_make_runs_different_and_repeatable():
