@@ -34,13 +34,14 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from .inputs import ModelInputs, digest
+from .kernels import FastKernels
 from .results import append_record, read_records, replacing
 from .run_log import processes
 from .streams import stored
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # a part of every key: raise it when the code below would give other numbers under the same key
+FORMAT = 2  # a part of every key: raise it when the code below would give other numbers under the same key
 SHARD_BATCHES = 16
 
 Shard = list[list[int]]
@@ -194,6 +195,7 @@ class _Pass:
         self.model, self.device = model, device
         self.rows, self.inputs, self.shards = rows, inputs, shards
         self.state, self.num_workers = state, num_workers
+        self.kernels = FastKernels()
 
     def run(self) -> None:
         """Fill what is missing; the main process then gives the file its name."""
@@ -299,9 +301,10 @@ class _Pass:
     def _compute(self, inputs: dict[str, Tensor], batch: list[int]) -> Tensor:
         moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in inputs.items()}
         dtype = next(self.model.parameters()).dtype
-        features: Tensor = self.model.features(
-            **{k: v.to(dtype) if v.is_floating_point() else v for k, v in moved.items()}
-        )
+        with self.kernels:
+            features: Tensor = self.model.features(
+                **{k: v.to(dtype) if v.is_floating_point() else v for k, v in moved.items()}
+            )
         if features.shape[:1] != (len(batch),) or features.ndim != 2:
             raise ValueError(
                 f"model.features gave shape {tuple(features.shape)} for {len(batch)} rows; it must be "

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from .cores import one_thread
+from .kernels import has_onednn, product
 from .victims import TextVictim, text_victim
 
 Way = Callable[[], float]
@@ -223,11 +224,10 @@ def _products(size: int, dtype: torch.dtype, device: torch.device) -> list[Way]:
         return 1
 
     def onednn() -> float:
-        torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
+        product(left, right)
         return 1
 
-    has_onednn = device.type == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return [default, onednn] if has_onednn else [default]
+    return [default, onednn] if device.type == "cpu" and has_onednn() else [default]
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -20,7 +20,6 @@ which on a CPU take a quarter of its time, have no dimension to add and to remov
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +27,7 @@ from torch import Tensor
 
 from .head import VUBHead
 from .information import gaussian_entropy
+from .kernels import product, suits_onednn
 from .objectives import objective_terms, weighted_loss
 
 W1, B1 = "bottleneck_encoder.0.weight", "bottleneck_encoder.0.bias"
@@ -39,9 +39,6 @@ MEASURES = ("loss", "cross_entropy", "rate", "entropy", "posterior_entropy")
 
 SMALL = 2**14
 """Numbers in a gradient up to which a call of Adam costs more than its arithmetic: these share one."""
-
-ONEDNN_WEIGHTS = 2**16
-"""Weights of a layer from which a product by oneDNN beats one by the BLAS library."""
 
 
 @dataclass
@@ -92,10 +89,10 @@ class StackedHeads:
         self.first = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
         self.second = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
         self.step = torch.zeros((), device=self.weights[W1].device)
-        self._onednn = {name for name in (W1, W2, W3) if _suits_onednn(self.weights[name])}
+        self._onednn = {name for name in (W1, W2, W3) if suits_onednn(self.weights[name])}
         self._minus_one = torch.full((), -1.0, dtype=self.weights[W1].dtype, device=self.step.device)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def train_block(self, features: Tensor, labels: Tensor, noise: Tensor, learning_rate: float) -> Tensor:
         """A step of Adam for every run on each of some batches of its own, the last of which may be smaller.
 
@@ -227,7 +224,7 @@ class StackedHeads:
         """What comes out of a layer."""
         own, offset = self.weights[weight], self.weights[bias]
         if weight in self._onednn:
-            return _product(entered, own, offset, "relu" if relu else "none", [], "")
+            return product(entered, own, offset, "relu" if relu else "none")
         if self.single:
             left = torch.addmm(offset, entered, own.mT)
         else:
@@ -237,31 +234,13 @@ class StackedHeads:
     def _back(self, d_output: Tensor, weight: str) -> Tensor:
         """The gradient of what entered a layer."""
         if weight in self._onednn:
-            return _product(d_output, self.weights[weight].mT, None, "none", [], "")
+            return product(d_output, self.weights[weight].mT)
         return torch.matmul(d_output, self.weights[weight])
 
     def _layer(self, weight: str, bias: str, d_output: Tensor, entered: Tensor) -> Iterator[tuple[str, Tensor]]:
         """The gradients of a layer's parameters."""
         if weight in self._onednn:
-            yield weight, _product(d_output.mT, entered.mT, None, "none", [], "")
+            yield weight, product(d_output.mT, entered.mT)
         else:
             yield weight, torch.matmul(d_output.mT, entered)
         yield bias, d_output.sum(-2)
-
-
-def _product(*arguments: Any) -> Tensor:
-    """``torch.ops.mkldnn._linear_pointwise``: oneDNN has the wide vector kernels on every make of CPU."""
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(*arguments)
-    return product
-
-
-def _suits_onednn(weight: Tensor) -> bool:
-    """Whether products with this weight go to oneDNN."""
-    return (
-        weight.ndim == 2
-        and weight.device.type == "cpu"
-        and weight.dtype == torch.float32
-        and weight.numel() >= ONEDNN_WEIGHTS
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )

@@ -15,6 +15,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
 from .information import wide
+from .kernels import FastKernels
 
 _NO_LIMIT = 1_000_000  # a tokenizer that knows no limit says 1e30
 _DEFAULT_LENGTH = 512  # of TextAttack's own wrapper, for such a tokenizer
@@ -28,6 +29,7 @@ class TokenFeatures:
         tokenizer: of the model.
         max_length: tokens that a text is cut to, as in training; by default what tokenizer and model say.
         batch_size: texts of ``max_length`` tokens per forward pass; of shorter ones as many more as have their tokens.
+            By default what has 2,048 tokens on a CPU, whose cache they should not leave, and 16,384 elsewhere.
         limit: texts remembered; more are forgotten all at once.
 
     Raises:
@@ -35,16 +37,24 @@ class TokenFeatures:
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any, max_length: int | None = None, batch_size: int = 32, limit: int = 2**16
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        max_length: int | None = None,
+        batch_size: int | None = None,
+        limit: int = 2**16,
     ):
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, but is {batch_size}")
         self.model: Any = model
         self.tokenizer = tokenizer
         self.max_length = _max_length(model, tokenizer, max_length)
-        self.batch_size = batch_size
+        self.batch_tokens = 2**11 if next(model.parameters()).device.type == "cpu" else 2**14
+        if batch_size is not None:
+            self.batch_tokens = batch_size * self.max_length
         self.limit = limit
         self.computed = 0  # texts that went through the backbone
+        self._kernels = FastKernels()
         self._keys: dict[str, bytes] = {}
         self._rows: dict[bytes, Tensor] = {}
         self._names: tuple[str, ...] = ("input_ids",)
@@ -118,12 +128,12 @@ class TokenFeatures:
         return np.frombuffer(key, dtype=np.int32).reshape(len(self._names), -1)
 
     def _batches(self, keys: list[bytes]) -> Iterator[list[bytes]]:
-        """Batches of at most ``batch_size * max_length`` tokens, the longest texts first: what fails, fails at once."""
+        """Batches of at most ``batch_tokens`` tokens, the longest texts first: what fails, fails at once."""
         keys = sorted(keys, key=len, reverse=True)
         start = 0
         while start < len(keys):
             longest = self._decode(keys[start]).shape[1]
-            rows = max(1, self.batch_size * self.max_length // longest)
+            rows = max(1, self.batch_tokens // longest)
             if self.tokenizer.pad_token_id is None:
                 rows = 1
             yield keys[start : start + rows]
@@ -132,14 +142,15 @@ class TokenFeatures:
     def _forward(self, keys: list[bytes]) -> Tensor:
         """Features of one batch, in halves where it does not fit into memory."""
         try:
-            features = self.run(self.collate(keys))
+            with self._kernels:
+                features = self.run(self.collate(keys))
             self.computed += len(keys)
             return features
         except RuntimeError as error:
             if len(keys) == 1 or not should_reduce_batch_size(error):
                 raise
         half = len(keys) // 2
-        self.batch_size = max(1, self.batch_size // 2)
+        self.batch_tokens //= 2
         return torch.cat([self._forward(keys[:half]), self._forward(keys[half:])])
 
 

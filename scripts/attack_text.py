@@ -42,7 +42,12 @@ class Arguments:
     seed: int = field(default=0, metadata={"help": "Of the choice of examples and of the attack."})
     noise: str = field(default="mean", metadata={"help": "Declared predictor: mean, sampled or averaged:K."})
     max_length: int | None = field(default=None, metadata={"help": "Tokens per text; the tokenizer's own by default."})
-    batch_size: int = field(default=32, metadata={"help": "Texts of max_length tokens per forward pass."})
+    batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Texts of max_length tokens per forward pass; by default 2,048 tokens on a CPU, else 16,384."
+        },
+    )
     bf16: bool = field(default=False, metadata={"help": "Run the backbone in bfloat16."})
     query_budget: int | None = field(default=None, metadata={"help": "Queries per text; no limit by default."})
     split: str = field(default="test", metadata={"help": "Split of the data set."})
