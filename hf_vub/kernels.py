@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
 
 ONEDNN_WEIGHTS = 2**16
@@ -82,7 +83,8 @@ class FastKernels(TorchFunctionMode):
         return function(*arguments, **(options or {}))
 
     def _linear(self, entered: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        if suits_onednn(weight) and entered.dtype == weight.dtype and entered.is_contiguous():
+        plain = type(entered) is Tensor and type(weight) in (Tensor, Parameter)  # not quantised, not sharded
+        if plain and suits_onednn(weight) and entered.dtype == weight.dtype and entered.is_contiguous():
             return product(entered, weight if weight.dtype == torch.float32 else self._in_order(weight), bias)
         return F.linear(entered, weight, bias)
 

@@ -40,6 +40,23 @@ def test_a_strided_input_is_taken():
         torch.testing.assert_close(layer(entered), F.linear(entered, layer.weight, layer.bias))
 
 
+def test_a_weight_of_another_kind_is_left_to_torch():
+    class Quantised(torch.Tensor):
+        """Stands for what libraries put in place of a weight: it says float32 and is something else."""
+
+        @classmethod
+        def __torch_function__(cls, function, types, arguments=(), options=None):
+            assert function is not torch.ops.mkldnn._linear_pointwise.default
+            return super().__torch_function__(function, types, arguments, options or {})
+
+    weight = torch.randn(400, 300)
+    entered = torch.randn(7, 300)
+    with FastKernels():
+        found = F.linear(entered, weight.as_subclass(Quantised))
+    assert isinstance(found, Quantised)
+    assert torch.equal(found.as_subclass(torch.Tensor), F.linear(entered, weight))
+
+
 @BFLOAT16
 def test_weights_are_put_in_order_once_and_again_when_they_change():
     layer, entered = nn.Linear(300, 400).bfloat16(), torch.randn(7, 300).bfloat16()
