@@ -118,7 +118,7 @@ def text_attacks(bench: Bench) -> Entries:
     cases: list[tuple[str, tuple[list[str], list[int]], dict[str, float | None], int]] = [
         ("reviews, 512-token limit", victim.spread(bench.size(3, 1)), {"float32": 1.7, "bfloat16": 5.0}, 384),
         ("a review as long as the limit", victim.longest(1), {"float32": None, "bfloat16": None}, 64),
-        ("one sentence", victim.sentences(bench.size(4, 2)), dict(short), 128),
+        ("one sentence", victim.sentences(2), dict(short), 128),
     ]
     for title, (texts, labels), goals, budget in cases:
         for dtype, goal in goals.items():
