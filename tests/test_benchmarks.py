@@ -12,6 +12,7 @@ from torch import nn
 from hf_vub import baselines, benchmarks
 from hf_vub.adversaries import CarliniWagner
 from hf_vub.embeddings import extract
+from hf_vub.kernels import FastKernels
 from hf_vub.measuring import Bench, spread
 from hf_vub.pixels import PixelModel, frozen
 from hf_vub.results import read_json
@@ -113,6 +114,26 @@ def test_the_fitted_classifier_of_a_text_victim_has_learnt_something(victim):
     assert [batch["input_ids"].shape[1] for batch in victim.batches(texts, 64)] == sorted(
         (batch["input_ids"].shape[1] for batch in victim.batches(texts, 64)), reverse=True
     )
+
+
+def test_a_sample_of_texts_is_spread_over_their_lengths(victim):
+    texts, classes = victim.spread(3)
+    ordered = sorted(map(len, victim.texts))
+    assert len(texts) == len(classes) == 3
+    assert list(map(len, texts)) == sorted(map(len, texts))
+    assert ordered[0] < len(texts[1]) < ordered[-1]
+
+
+def test_products_by_onednn_are_counted_as_torchs_own():
+    layer, entered = nn.Linear(300, 400), torch.randn(2, 7, 300)
+    kernels = FastKernels()
+
+    def ours():
+        with torch.no_grad(), kernels:
+            layer(entered)
+        return 2
+
+    assert benchmarks._flops_per_unit(ours) == 7 * 2 * 300 * 400
 
 
 def test_training_leaves_a_text_victim_as_it_was(victim):

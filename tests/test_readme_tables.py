@@ -156,8 +156,9 @@ def milliseconds(seconds):
 
 
 def measured():
-    """What scripts/benchmark.py measured, in two calls."""
-    return [entry for name in ("benchmark", "benchmark-models") for entry in read(f"{name}.json")["entries"]]
+    """What scripts/benchmark.py measured, in several calls; a stage measured again with more repeats counts then."""
+    parts = ("features", "texts", "models", "inference")
+    return {entry["name"]: entry for part in parts for entry in read(f"benchmark-{part}.json")["entries"]}.values()
 
 
 def benchmark():
