@@ -156,9 +156,9 @@ def milliseconds(seconds):
 
 
 def measured():
-    """What scripts/benchmark.py measured, in several calls; a stage measured again with more repeats counts then."""
-    parts = ("features", "texts", "models", "inference")
-    return {entry["name"]: entry for part in parts for entry in read(f"benchmark-{part}.json")["entries"]}.values()
+    """What scripts/benchmark.py measured, in several calls."""
+    parts = ("features", "texts", "images", "models", "inference")
+    return [entry for part in parts for entry in read(f"benchmark-{part}.json")["entries"]]
 
 
 def benchmark():
