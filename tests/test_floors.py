@@ -31,6 +31,7 @@ FLOORS = [
         "safeguards",
         "seeding",
         "cores",
+        "kernels",
         "inputs",
         "embeddings",
         "stacked_head",
