@@ -156,9 +156,9 @@ def milliseconds(seconds):
 
 
 def measured():
-    """What scripts/benchmark.py measured, in several calls."""
-    parts = ("features", "texts", "images", "models", "inference")
-    return [entry for part in parts for entry in read(f"benchmark-{part}.json")["entries"]]
+    """What scripts/benchmark.py measured, in several calls; of a stage that was measured again, the last figure."""
+    parts = ("features", "texts", "models", "images", "inference")
+    return {entry["name"]: entry for part in parts for entry in read(f"benchmark-{part}.json")["entries"]}.values()
 
 
 def benchmark():
