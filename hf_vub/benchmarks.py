@@ -215,7 +215,7 @@ def grid_attack(bench: Bench) -> Entries:
 
 def carlini_wagner(bench: Bench) -> Entries:
     """The L2 attack with and without early stopping, against the published loop."""
-    network, images, targets, labels = image_victim(bench.size(4, 2), bench.quick, bench.device)
+    network, images, targets, labels = image_victim(bench.size(16, 2), bench.device)
     model = PixelModel(network)
     with frozen(model):
         for early, goal in ((False, 1.0), (True, 2.0)):
@@ -225,7 +225,7 @@ def carlini_wagner(bench: Bench) -> Entries:
 def _carlini_wagner(
     bench: Bench, model: PixelModel, images: Tensor, targets: Tensor, labels: Tensor, early: bool, goal: float
 ) -> dict[str, Any]:
-    steps, searches = bench.size(100, 5), bench.size(9, 2)  # nine, as by default: the first find nothing
+    steps, searches = bench.size(200, 5), bench.size(5, 2)
     attack = CarliniWagner(steps=steps, binary_search_steps=searches, abort_early=early)
     distances: dict[str, float | None] = {}
 

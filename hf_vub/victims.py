@@ -181,30 +181,21 @@ def text_victim(model: str | None, dataset: str | None, rows: int, tiny: bool, d
     return victim
 
 
-def image_victim(number: int, tiny: bool, device: torch.device) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
-    """A residual network that has learnt the digits, and images for it.
-
-    Args:
-        number: of the images.
-        tiny: a network of two thin stages in place of ResNet-18's four.
-        device: where to put them.
+def image_victim(number: int, device: torch.device) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
+    """A small residual network that has learnt the digits, and images for it.
 
     Returns:
-        The network, pixels (number, 3, 64, 64) that it classifies, the classes to reach and the classes it gives.
+        The network, pixels (number, 3, 32, 32) that it classifies, the classes to reach and the classes it gives.
     """
     from transformers import AutoModelForImageClassification, ResNetConfig
 
     data = synthetic.digits()["train"]
     pixels = torch.from_numpy(np.stack([np.asarray(image) for image in data["image"]])).permute(0, 3, 1, 2) / 255
-    pixels = nn.functional.interpolate(pixels, scale_factor=2)
     pixels, labels = pixels.to(device), torch.tensor(data["label"][:], device=device)
     torch.manual_seed(0)
-    sizes, rate = ([16, 32], 3e-3) if tiny else ([64, 128, 256, 512], 1e-3)
-    config = ResNetConfig(
-        embedding_size=sizes[0], hidden_sizes=sizes, depths=[2] * len(sizes), layer_type="basic", num_labels=10
-    )
+    config = ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[2, 2], layer_type="basic", num_labels=10)
     network = AutoModelForImageClassification.from_config(config).to(device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=rate)
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     for chosen in torch.randperm(len(labels)).to(device).split(64):
         loss = nn.functional.cross_entropy(network(pixels[chosen]).logits, labels[chosen])
         optimizer.zero_grad()

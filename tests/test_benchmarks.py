@@ -145,7 +145,7 @@ def test_training_leaves_a_text_victim_as_it_was(victim):
 
 def test_images_of_the_image_victim_are_classified_as_said():
     pytest.importorskip("sklearn")
-    network, pixels, targets, given = image_victim(3, True, torch.device("cpu"))
+    network, pixels, targets, given = image_victim(3, torch.device("cpu"))
     assert torch.equal(network(pixels).logits.argmax(1), given)
     assert not (targets == given).any()
     assert (pixels.min().item(), pixels.max().item()) == (0.0, 1.0)

@@ -157,7 +157,7 @@ def milliseconds(seconds):
 
 def measured():
     """What scripts/benchmark.py measured, in several calls; of a stage that was measured again, the last figure."""
-    parts = ("features", "texts", "models", "images", "inference")
+    parts = ("features", "texts", "models", "inference")
     return {entry["name"]: entry for part in parts for entry in read(f"benchmark-{part}.json")["entries"]}.values()
 
 
