@@ -86,7 +86,6 @@ def embedding(bench: Bench) -> Entries:
 
     with frozen(victim.vub), victim.backbone_in(dtype) as fast:
         batches = victim.batches(texts, 2048 if bench.device.type == "cpu" else 65536)
-
         kernels = FastKernels()
 
         def bare() -> float:
@@ -114,11 +113,11 @@ def embedding(bench: Bench) -> Entries:
 
 def text_attacks(bench: Bench) -> Entries:
     """Queries of an attack against TextAttack's stock wrapper: long reviews and single sentences."""
-    victim, short = bench.victim, {"float32": 10.0, "bfloat16": 10.0}
+    victim = bench.victim
     cases: list[tuple[str, tuple[list[str], list[int]], dict[str, float | None], int]] = [
         ("reviews, 512-token limit", victim.spread(bench.size(3, 1)), {"float32": 1.7, "bfloat16": 5.0}, 384),
         ("a review as long as the limit", victim.longest(1), {"float32": None, "bfloat16": None}, 64),
-        ("one sentence", victim.sentences(2), dict(short), 128),
+        ("one sentence", victim.sentences(2), {"float32": 10.0, "bfloat16": 10.0}, 128),
     ]
     for title, (texts, labels), goals, budget in cases:
         for dtype, goal in goals.items():
@@ -204,12 +203,11 @@ def grid_attack(bench: Bench) -> Entries:
     )
     # What no memory can spare: texts that no other head has asked for.
     texts_asked = {"queries": sum(queries[number]), "distinct": sum(computed), "distinct_of_one_head": alone}
-    most = number * alone / sum(computed)
     yield {
         **entry,
         "cost_in_single_attacks": number / entry["ratio"]["median"],
         "texts": texts_asked,
-        "ratio_if_texts_were_all": most,
+        "ratio_if_texts_were_all": number * alone / sum(computed),
     }
 
 

@@ -165,9 +165,9 @@ def benchmark():
     rows = []
     for entry in measured():
         ratio, limit, name = entry["ratio"], entry["limit"], entry["name"]
-        goal = (
-            "-" if entry["target"] is None else f"{entry['target']:.2f}×" + ("" if entry["reached"] else ", **missed**")
-        )
+        goal = f"{entry['target']:.2f}×" if entry["target"] else "-"
+        if entry["reached"] is False:
+            goal += ", **missed**"
         share = f"{limit['share']:.0%} of {limit['bound']}"
         if "share_of_bare_forward" in entry:
             name += f" ({entry['share_of_bare_forward']:.0%} of the bare forward pass)"
