@@ -29,7 +29,8 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
-from .pixels import PixelModel, channels_last
+from .convolutions import fast_convolutions
+from .pixels import PixelModel
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class Attack(ABC):
 
     def _attack(self, batch: _Batch) -> list[Perturbed]:
         model, images, labels, epsilons, targets = batch
-        with channels_last(model):
+        with fast_convolutions(model, images):
             proposals = self._propose(batch)
         found = []
         for epsilon, proposal in zip(epsilons, proposals, strict=True):

@@ -188,19 +188,6 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def channels_last(model: nn.Module) -> Iterator[None]:
-    """The kernels of convolutions in the fastest memory layout inside the block; results are equal within rounding."""
-    kernels = [(parameter, parameter.data) for parameter in model.parameters() if parameter.ndim == 4]
-    for parameter, values in kernels:
-        parameter.data = values.contiguous(memory_format=torch.channels_last)
-    try:
-        yield
-    finally:
-        for parameter, values in kernels:
-            parameter.data = values
-
-
-@contextlib.contextmanager
 def seeded(*key: int) -> Iterator[None]:
     """All random generators started from ``key`` inside the block and put back after it.
 

@@ -37,6 +37,7 @@ FLOORS = [
         "stacked_head",
         "tokens",
         "pixels",
+        "convolutions",
         "adversaries",
         "image_examples",
     },
