@@ -18,6 +18,7 @@ from .modeling_vub import VUBForSequenceClassification
 from .trust import load
 
 _IMDB_MEDIAN_WORDS, _IMDB_SPREAD = 174, 0.6  # of the logarithm: the mean is near 210, one in ten is over 370
+_LIVELY = 0.1  # at BERT's 0.02 a word moves the logits by little more than rounding, and attacks go by rounding
 
 
 @dataclass
@@ -163,6 +164,7 @@ def text_victim(model: str | None, dataset: str | None, rows: int, tiny: bool, d
                 num_attention_heads=attention_heads,
                 intermediate_size=inner,
                 num_labels=2,
+                initializer_range=_LIVELY,
             )
             AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
         else:
