@@ -430,10 +430,11 @@ def _run(
             features.clear()
             searcher.clear()
             bar.set_postfix_str(_running(logs.values()), refresh=False)
+        origin = provenance()  # asks git and the package metadata: once for all heads
         for name, log in logs.items():
             records = log.finish(examples.rows)
             shown = {key: value for key, value in log.settings.items() if key != "redraws"}
-            result = {**provenance(), **shown, "class_names": _class_names(features.model, examples)}
+            result = {**origin, **shown, "class_names": _class_names(features.model, examples)}
             result |= _summary(records, options)
             result["seconds"] = sum(record["seconds"] for record in records)
             if log.path is not None and state.is_main_process:

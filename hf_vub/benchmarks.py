@@ -115,7 +115,12 @@ def text_attacks(bench: Bench) -> Entries:
     """Queries of an attack against TextAttack's stock wrapper: long reviews and single sentences."""
     victim = bench.victim
     cases: list[tuple[str, tuple[list[str], list[int]], dict[str, float | None], int]] = [
-        ("reviews, 512-token limit", victim.spread(bench.size(3, 1)), {"float32": 1.7, "bfloat16": 5.0}, 384),
+        (
+            f"reviews, {victim.max_length}-token limit",
+            victim.spread(bench.size(3, 1)),
+            {"float32": 1.7, "bfloat16": 5.0},
+            384,
+        ),
         ("a review as long as the limit", victim.longest(1), {"float32": None, "bfloat16": None}, 64),
         ("one sentence", victim.sentences(2), {"float32": 10.0, "bfloat16": 10.0}, 128),
     ]
@@ -157,24 +162,28 @@ def _text_attack(
 
 def grid_attack(bench: Bench) -> Entries:
     """All heads of a grid attacked over one memory of features, against one attack after the other."""
-    victim = bench.victim
-    number, few = bench.size(60, 4), bench.size(3, 1)
-    rows = min(64, len(victim.texts))
+    victim, rows = bench.victim, min(64, len(bench.victim.texts))
     features = baselines.embed(victim.vub, victim.tokenizer, victim.texts[:rows], victim.max_length)
-    runs = [HeadRun(("vib", "vub")[seed % 2], 10.0 ** -(1 + seed % 3), seed=seed) for seed in range(number)]
     labels = torch.tensor(victim.labels[:rows])
+    number = bench.size(60, 4)
+    runs = [HeadRun(("vib", "vub")[seed % 2], 10.0 ** -(1 + seed % 3), seed=seed) for seed in range(number)]
     found = train_heads(features, labels, runs, num_labels=2, epochs=bench.size(20, 2), learning_rate=1e-3)
-    grid = {str(place): result.head for place, result in enumerate(found)}
-    texts, own = victim.of_length(bench.size(60, 20), 1)
+    grid: dict[str, nn.Module] = {str(place): result.head for place, result in enumerate(found)}
+    yield _grid_attack(bench, grid, *victim.of_length(bench.size(60, 20), 1))
+    yield _grid_attack(bench, grid, *victim.spread(1))
+
+
+def _grid_attack(bench: Bench, grid: dict[str, nn.Module], texts: list[str], labels: list[int]) -> dict[str, Any]:
+    victim, number, few = bench.victim, len(grid), bench.size(6, 1)
     queries: dict[int, list[float]] = {}
 
     def attack(chosen: dict[str, nn.Module]) -> None:
-        dataset, options = _sample(texts, own, bench.size(10_000, 8), victim)
+        dataset, options = _sample(texts, labels, bench.size(10_000, 8), victim)
         results = attack_text.attack_heads(victim.vub, chosen, victim.tokenizer, dataset, RECIPE, **options)
         queries[len(chosen)] = [result["queries_mean"] or 0.0 for result in results.values()]
 
     def ours() -> float:
-        attack(dict(grid))
+        attack(grid)
         return number
 
     def alternative() -> float:
@@ -203,7 +212,7 @@ def grid_attack(bench: Bench) -> Entries:
     )
     # What no memory can spare: texts that no other head has asked for.
     texts_asked = {"queries": sum(queries[number]), "distinct": sum(computed), "distinct_of_one_head": alone}
-    yield {
+    return {
         **entry,
         "cost_in_single_attacks": number / entry["ratio"]["median"],
         "texts": texts_asked,
