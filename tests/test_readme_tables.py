@@ -155,15 +155,17 @@ def milliseconds(seconds):
     return f"{1e3 * seconds:.3g}"
 
 
-def measured():
-    """What scripts/benchmark.py measured, in several calls; of a stage that was measured again, the last figure."""
-    parts = ("features", "texts", "models", "inference")
-    return {entry["name"]: entry for part in parts for entry in read(f"benchmark-{part}.json")["entries"]}.values()
+def measured(*parts):
+    """What scripts/benchmark.py measured, in several calls."""
+    return [entry for part in parts for entry in read(f"benchmark-{part}.json")["entries"]]
 
 
-def benchmark():
+BENCHMARK = ("features", "texts", "models")
+
+
+def benchmark(*parts):
     rows = []
-    for entry in measured():
+    for entry in measured(*parts or BENCHMARK):
         ratio, limit, name = entry["ratio"], entry["limit"], entry["name"]
         goal = f"{entry['target']:.2f}×" if entry["target"] else "-"
         if entry["reached"] is False:
@@ -171,8 +173,13 @@ def benchmark():
         share = f"{limit['share']:.0%} of {limit['bound']}"
         if "share_of_bare_forward" in entry:
             name += f" ({entry['share_of_bare_forward']:.0%} of the bare forward pass)"
+        if entry.get("same_outcomes"):
+            name += " (the same outcomes)"
+        if "mean_l2" in entry:
+            name += " (mean L2 {ours:.4f}, the published loop's {alternative:.4f})".format(**entry["mean_l2"])
         if "texts" in entry:
-            share += f"; {entry['ratio_if_texts_were_all']:.2f}× if different texts were all that counts"
+            name += f" (the cost of {entry['cost_in_single_attacks']:.1f} single attacks)"
+            share += f"; {entry['ratio_if_texts_were_all']:.1f}× if different texts were all that counts"
         rows.append(
             [
                 name,
@@ -197,7 +204,7 @@ def duration(seconds):
 def plan():
     """What large jobs would take: an H100's data sheet, and the shares of a machine's limits measured here."""
     bfloat16, float32, memory = 989e12, 67e12, 3.35e12  # operations and bytes per second
-    share = {entry["name"]: entry["limit"]["share"] for entry in measured()}
+    share = {entry["name"]: entry["limit"]["share"] for entry in measured(*BENCHMARK)}
     convolutions = share["Carlini-Wagner L2, without early stopping"]
     heads = share["head training, 2048 features, 1000 classes, batch 32"]
     transformer = share["fine-tuning step, batch 8"]
@@ -259,6 +266,7 @@ TABLES = {
     "claims-imdb": lambda: claims("imdb"),
     "claims-cifar10": lambda: claims("cifar10"),
     "benchmark": benchmark,
+    "benchmark-imdb": lambda: benchmark("imdb"),
     "plan": plan,
 }
 
