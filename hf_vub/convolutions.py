@@ -43,7 +43,7 @@ def fast_convolutions(model: nn.Module, pixels: Tensor) -> Iterator[None]:
 
 def _fold(model: nn.Module, image: Tensor, undo: contextlib.ExitStack) -> None:
     """Fold what can be folded, if that changes nothing for an image; ``undo`` takes it back."""
-    if not any(_plain(module, nn.BatchNorm2d) for module in model.modules()):
+    if not len(image) or not any(_plain(module, nn.BatchNorm2d) for module in model.modules()):
         return
     with seeded(0), torch.no_grad(), _watched(model) as pairs:
         plain = model(image)

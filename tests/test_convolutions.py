@@ -143,6 +143,13 @@ def test_a_random_model_is_folded_too_and_its_random_numbers_are_left_alone():
         torch.testing.assert_close(model(pixels), plain)
 
 
+def test_of_an_empty_batch_nothing_is_asked():
+    model = small()
+    model[0].register_forward_pre_hook(lambda module, entered: pytest.fail("the model was called"))
+    with fast_convolutions(model, torch.empty(0, 3, 8, 8)):
+        pass
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_an_attack_searches_on_fast_convolutions_and_is_scored_by_the_model_as_it_is(fails):
     model, pixels = small(), torch.rand(4, 3, 8, 8)
