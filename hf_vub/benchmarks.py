@@ -39,7 +39,7 @@ def heads(bench: Bench) -> Entries:
 
 def _heads(bench: Bench, size: int, classes: int, batch: int, goals: tuple[float, float]) -> dict[str, Any]:
     steps = bench.size(2**27 // size**2, 8)
-    few, epochs = max(4, steps // 4), bench.size(8, 1)  # a job of seconds, in which its start does not count
+    few, epochs = max(4, steps // 4), bench.size(max(8, size // 64), 1)  # so long that its start does not count
     features, labels = random_table(steps * batch, size, classes, bench.device)
     runs = [HeadRun(seed=seed) for seed in range(2 * bench.lanes if bench.device.type == "cpu" else bench.lanes)]
 

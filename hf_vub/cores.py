@@ -1,5 +1,6 @@
 """Independent jobs on the cores of a CPU: in processes forked for them, as threads of one wait for one interpreter."""
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -48,6 +49,7 @@ def divide(jobs: int, job: Job, processes: int, progress: Callable[[int], Any]) 
         # The end of the first process comes as an interrupt, which a shell's background jobs are born to ignore.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         torch.set_num_threads(1)
+        _keep_memory()
 
         def advance(by: int) -> None:
             done[place] += by
@@ -83,6 +85,19 @@ def divide(jobs: int, job: Job, processes: int, progress: Callable[[int], Any]) 
     if not failures.empty():
         raise failures.get()
     progress(sum(done) - told)
+
+
+def _keep_memory() -> None:
+    """Let this process keep what it frees: memory given back to the system comes again page by page, with every step.
+
+    Gradients of a few megabytes are freed in every step: whether the allocator gives them back is chance, and costs up
+    to half of a step.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # the GNU C library's; others have no such switch
+    if mallopt is not None:
+        trim_threshold, mmap_max = -1, -4
+        mallopt(trim_threshold, -1)  # never trim
+        mallopt(mmap_max, 0)  # nothing in maps of its own, which would go when it is freed
 
 
 @contextmanager

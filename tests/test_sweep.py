@@ -2,6 +2,7 @@ import json
 import math
 import multiprocessing
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from conftest import build_model
 from torch.nn import functional as F
 
 from hf_vub import VUBTrainer, VUBTrainingArguments, sweep
+from hf_vub.cores import divide
 from hf_vub.head import VUBHead
 from hf_vub.information import categorical_entropy, gaussian_entropy, label_entropy, prior_entropy
 from hf_vub.objectives import objective_loss, objective_terms
@@ -247,6 +249,27 @@ def test_the_number_of_cores_changes_no_bit(number, cores, tmp_path, monkeypatch
         assert [result.history for result in found] == [result.history for result in expected]
     assert torch.get_num_threads() == number
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+@forked
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only the GNU C library can be told to keep memory")
+def test_a_process_of_its_own_keeps_the_memory_that_it_frees(tmp_path):
+    """A page that was given back to the system costs a fault when it is needed again."""
+    import resource
+
+    def faults():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+    def job(place, advance):
+        for _ in range(16):  # the allocator needs a few, to find out how large its holes must be
+            torch.ones(2**24)
+        before = faults()
+        for _ in range(4):
+            torch.ones(2**24)
+        (tmp_path / str(place)).write_text(str(faults() - before))
+
+    divide(2, job, 2, lambda by: None)
+    assert all(int((tmp_path / place).read_text()) < 100 for place in "01")
 
 
 @forked
