@@ -14,7 +14,7 @@ from .sweep import HeadRun, train_heads
 
 
 def sweep_over_runs(bench: Bench) -> dict[str, Any]:
-    """How the time of a sweep grows with its runs: every point does the same work, so few runs go through more epochs."""
+    """How the time of a sweep grows with its runs; every point does the same work, few runs go through more epochs."""
     rows = bench.size(2048, 64)
     features, labels = random_table(rows, bench.size(384, 16), 2, bench.device)
     counts = [1, 2, 4, 8, 15, 30, 60, 120][: bench.size(8, 2)]
