@@ -95,9 +95,9 @@ def _keep_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # the GNU C library's; others have no such switch
     if mallopt is not None:
-        trim_threshold, mmap_max = -1, -4
-        mallopt(trim_threshold, -1)  # never trim
-        mallopt(mmap_max, 0)  # nothing in maps of its own, which would go when it is freed
+        m_trim_threshold, m_mmap_max = -1, -4  # as malloc.h numbers them
+        mallopt(m_trim_threshold, -1)  # never
+        mallopt(m_mmap_max, 0)  # no allocation gets a map of its own, which would go when it is freed
 
 
 @contextmanager

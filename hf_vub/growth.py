@@ -21,7 +21,8 @@ def sweep_over_runs(bench: Bench) -> dict[str, Any]:
 
     def way(count: int) -> Way:
         def sweep() -> float:
-            runs, epochs = [HeadRun(seed=seed) for seed in range(count)], counts[-1] // count
+            runs = [HeadRun(seed=seed) for seed in range(count)]
+            epochs = counts[-1] // count
             train_heads(features, labels, runs, num_labels=2, epochs=epochs, device=bench.device)
             return epochs * rows / 25_000
 
@@ -33,7 +34,10 @@ def sweep_over_runs(bench: Bench) -> dict[str, Any]:
 
 
 def sweep_over_rows(bench: Bench) -> dict[str, Any]:
-    """How the time of a step grows with the rows of a memory-mapped table: it should not."""
+    """How the time of a step grows with the rows of a memory-mapped table: it should not.
+
+    Here too, every point does about the same work, so long that it needs no repeats.
+    """
     size = bench.size(384, 8)
     counts = [64, 128] if bench.quick else [25_000, 100_000, 400_000, 1_280_000]
     runs = [HeadRun(seed=seed) for seed in range(min(2, bench.lanes))]
@@ -47,10 +51,10 @@ def sweep_over_rows(bench: Bench) -> dict[str, Any]:
             table.flush()
 
             def sweep() -> float:
-                train_heads(table, torch.arange(rows) % 2, runs, num_labels=2, epochs=1, device=bench.device)
-                return -(-rows // 16) * len(runs) / 1e6
+                epochs = counts[-1] // rows
+                train_heads(table, torch.arange(rows) % 2, runs, num_labels=2, epochs=epochs, device=bench.device)
+                return epochs * -(-rows // 16) * len(runs) / 1e6
 
-            # One epoch of a large table is as long as many of a small one: it needs no repeats.
             return bench.seconds(sweep)
 
     times = [spread([measured(rows)]) for rows in counts]
