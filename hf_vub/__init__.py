@@ -1,32 +1,14 @@
-"""Robust Hugging Face classifiers with the variational information bottleneck (VIB and VUB)."""
+"""Measure, calibrate, certify and train the robustness of Hugging Face classifiers.
 
-from importlib import import_module
-from typing import Any
+Built around the variational information bottleneck: the objectives VIB and VUB, models that carry them, and a Trainer.
+Each subpackage is a wing with one job; read ``model`` first (information, objectives, head, modeling_vub), then
+``training``. Names load when first used, so that ``import hf_vub`` costs little.
+"""
 
-from .registration import register_with_transformers
-from .version import __version__
+import lazy_loader
 
-# Loaded when first used: transformers' models and trainer take seconds to import.
-_HOMES = {
-    "Objective": "configuration_vub",
-    "VUBConfig": "configuration_vub",
-    "VUBForImageClassification": "modeling_vub",
-    "VUBForSequenceClassification": "modeling_vub",
-    "VUBOutput": "modeling_vub",
-    "VUBTrainer": "trainer",
-    "VUBTrainingArguments": "trainer",
-}
-__all__ = [*_HOMES, "__version__"]
+from .model.registration import register_with_transformers
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
-
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 register_with_transformers()

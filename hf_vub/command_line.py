@@ -25,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-from .results import mask
+from .runs.provenance import mask
 
 P = ParamSpec("P")
 R = TypeVar("R")

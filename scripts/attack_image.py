@@ -59,7 +59,7 @@ def main() -> None:
         options.pop(name) for name in ("report_card", "transfer_from", "attack", "epsilons", "target")
     )
     if card:
-        from hf_vub.masking import report_card
+        from hf_vub.attacks.masking import report_card
 
         if epsilons is not None and len(epsilons) != 1:
             raise ValueError(f"--report_card takes one of --epsilons, around which it checks, but got {epsilons}")
@@ -73,9 +73,9 @@ def main() -> None:
             print(f"{check['name']:12}{verdict:6}{check['why']}")
         print(f"{'all':12}{'pass' if result['passed'] else 'FAIL'}")
     else:
-        from hf_vub.attack_examples import write_examples
-        from hf_vub.attack_image import attack
-        from hf_vub.run_log import processes
+        from hf_vub.attacks.image.attack import attack
+        from hf_vub.reports.examples import write_examples
+        from hf_vub.runs.processes import processes
 
         if transfer_from:
             raise ValueError("--transfer_from belongs to --report_card")

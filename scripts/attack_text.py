@@ -65,7 +65,7 @@ def main() -> None:
     """Parse, attack, print."""
     (arguments,) = parse(Arguments)
     if arguments.prefetch:
-        from hf_vub.nltk_resources import prefetch
+        from hf_vub.attacks.text.nltk_resources import prefetch
 
         for name, source in prefetch().items():
             print(f"{name}: {source}")
@@ -73,9 +73,9 @@ def main() -> None:
     for name in ("model", "dataset"):
         if not getattr(arguments, name):
             raise ValueError(f"--{name} is missing: see --help")
-    from hf_vub.attack_examples import write_examples
-    from hf_vub.attack_text import attack, attack_heads, shared_heads
-    from hf_vub.run_log import processes
+    from hf_vub.attacks.text.attack import attack, attack_heads, shared_heads
+    from hf_vub.reports.examples import write_examples
+    from hf_vub.runs.processes import processes
 
     options = {name: value for name, value in vars(arguments).items() if name not in ("prefetch", "bf16", "model")}
     options["dtype"] = "bfloat16" if arguments.bf16 else None

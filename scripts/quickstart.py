@@ -21,14 +21,18 @@ import torch
 from datasets import disable_progress_bars
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
-from hf_vub import VUBTrainingArguments, attack_image, attack_text, figures, synthetic
-from hf_vub.attack_examples import write_examples
+from hf_vub import VUBTrainingArguments
+from hf_vub.attacks.image import attack as attack_image
+from hf_vub.attacks.text import attack as attack_text
+from hf_vub.attacks.text.nltk_resources import ResourceError
 from hf_vub.command_line import command, parse
-from hf_vub.fine_tuning import DataArguments, ModelArguments, fine_tune
-from hf_vub.nltk_resources import ResourceError
-from hf_vub.report import write_model_card
-from hf_vub.results import read_records, write_json
-from hf_vub.tables import Table
+from hf_vub.data import synthetic
+from hf_vub.paper.report import write_model_card
+from hf_vub.reports import plots
+from hf_vub.reports.examples import write_examples
+from hf_vub.reports.tables import Table
+from hf_vub.runs.files import read_records, write_json
+from hf_vub.training.fine_tuning import DataArguments, ModelArguments, fine_tune
 
 
 @dataclass
@@ -152,7 +156,7 @@ def main() -> None:
     for title, reason in skipped.items():
         print(f"skipped: {title}: {reason}")
     write_json(folder / "results.json", {"rows": everything, "skipped": skipped})
-    figures.save(figures.trajectories(planes), folder / "information_plane")
+    plots.save(plots.trajectories(planes), folder / "information_plane")
     print(f"checkpoints, cards, results.json, examples of attacks and information_plane.png are in {folder}")
 
 

@@ -62,8 +62,8 @@ def main() -> None:
     (arguments,) = parse(Arguments, positional="experiment")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("hf_vub").setLevel(logging.INFO)
-    from hf_vub.experiments import experiment
-    from hf_vub.reproduction import reproduce
+    from hf_vub.paper.experiments import experiment
+    from hf_vub.paper.reproduction import reproduce
 
     options = dict(vars(arguments))
     name, output_dir = options.pop("experiment"), options.pop("output_dir")

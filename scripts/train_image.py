@@ -19,8 +19,8 @@ Options may also come from a file: `python scripts/train_image.py run.yaml --see
 import json
 
 from hf_vub.command_line import command, parse
-from hf_vub.fine_tuning import DataArguments, ModelArguments, fine_tune
-from hf_vub.trainer import VUBTrainingArguments
+from hf_vub.training.arguments import VUBTrainingArguments
+from hf_vub.training.fine_tuning import DataArguments, ModelArguments, fine_tune
 
 
 @command

@@ -9,12 +9,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
-from grid_results import HOSTILE
 from PIL import Image
 from safetensors.torch import save_file
 
-from hf_vub.attack_examples import image_examples, write_examples
-from hf_vub.results import append_record, write_json
+from helpers.grid_results import HOSTILE
+from hf_vub.reports.examples import image_examples, write_examples
+from hf_vub.runs.files import append_record, write_json
 
 FILES = {"image": {"examples.png", "examples.pdf"}, "text": {"examples.html", "examples.md"}}
 

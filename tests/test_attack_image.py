@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Image, Value, load_from_disk
+from datasets import Dataset, Features, Image, Value, load_from_disk
 from PIL import Image as Pillow
 from safetensors.torch import load_file
 from torch import nn
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+from transformers import ViTImageProcessor
 
-from hf_vub import VUBConfig, VUBForImageClassification
-from hf_vub.adversaries import (
+from helpers.image_attacks import dataset_of, vit, vub
+from hf_vub.attacks.image.adversaries import (
     ATTACKS,
     CarliniWagner,
     FastGradient,
@@ -30,10 +30,12 @@ from hf_vub.adversaries import (
     make,
     parse_epsilons,
 )
-from hf_vub.attack_image import attack
-from hf_vub.image_examples import class_index
-from hf_vub.pixels import PixelModel, frozen, parse_noise, seeded
-from hf_vub.results import read_json, read_records
+from hf_vub.attacks.image.attack import attack
+from hf_vub.attacks.image.classifier import PixelModel
+from hf_vub.attacks.image.examples import class_index
+from hf_vub.attacks.sample import parse_noise
+from hf_vub.compute.contexts import frozen, seeded
+from hf_vub.runs.files import read_json, read_records
 
 pytest.importorskip("foolbox")
 
@@ -57,40 +59,16 @@ def images_for(model, count=12, low=0.3, high=0.7, shape=(1, 6, 6)):
     return pixels, model(pixels).argmax(dim=1)
 
 
-def dataset_of(pixels, labels, names=None):
-    label = ClassLabel(names=names) if names else Value("int64")
-    bytes_ = [(image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8) for image in pixels]
-    pictures = [Pillow.fromarray(image.repeat(3, axis=2) if image.shape[2] == 1 else image) for image in bytes_]
-    return Dataset.from_dict(
-        {"image": pictures, "label": [int(k) for k in labels]}, features=Features({"image": Image(), "label": label})
-    )
-
-
-def vit(num_labels=3, seed=0):
-    torch.manual_seed(seed)
-    config = ViTConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=8, patch_size=4,
-        num_labels=num_labels, initializer_range=1.0,
-    )  # fmt: skip
-    return ViTForImageClassification(config).eval()
-
-
-def vub(num_labels=3):
-    torch.manual_seed(0)
-    backbone = vit(num_labels).config
-    return VUBForImageClassification(VUBConfig(backbone_config=backbone, num_labels=num_labels)).eval()
-
-
-@pytest.fixture
-def processor():
-    return ViTImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.3, 0.4])
-
-
 @pytest.fixture
 def pictures():
     """Twenty random 10x10 colour images of three classes."""
     torch.manual_seed(1)
     return dataset_of(torch.rand(20, 3, 10, 10), torch.arange(20) % 3, ["ant", "bee", "soccer ball"])
+
+
+@pytest.fixture
+def processor():
+    return ViTImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.3, 0.4])
 
 
 def without_times(result):
@@ -388,7 +366,7 @@ def test_images_are_kept_of_examples_spread_over_the_run(processor, pictures, tm
 
 @pytest.mark.parametrize("torn", [False, True])
 def test_an_interrupted_run_ends_with_the_same_bits(processor, pictures, tmp_path, monkeypatch, torn):
-    import hf_vub.run_log as module
+    import hf_vub.runs.run_log as module
 
     options = {"attack": "pgd_linf", "steps": 3, "batch_size": 4, "noise": "sampled", "redraws": 3, "seed": 5}
     whole = attack(vub(), processor, pictures, **options, output_dir=tmp_path / "whole")
@@ -425,7 +403,7 @@ def test_a_killed_process_goes_on_where_it_stopped(processor, pictures, tmp_path
         """
         import sys
         from datasets import load_from_disk
-        from hf_vub.attack_image import attack
+        from hf_vub.attacks.image.attack import attack
 
         folder = sys.argv[1]
         attack(folder + "/model", None, load_from_disk(folder + "/data"), "pgd_linf", steps=60, batch_size=2,

@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
-import mini_wordnet
 import numpy as np
 import pytest
 import torch
@@ -22,12 +21,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from hf_vub import VUBForSequenceClassification, nltk_resources
-from hf_vub.data import load_splits
-from hf_vub.pixels import seeded
-from hf_vub.preprocessing import clean_text
-from hf_vub.results import read_json, read_records
-from hf_vub.tokens import TextClassifier, TokenFeatures
+from helpers import mini_wordnet
+from hf_vub import VUBForSequenceClassification
+from hf_vub.attacks.text import nltk_resources
+from hf_vub.attacks.text.classifier import TextClassifier, TokenFeatures
+from hf_vub.compute.contexts import seeded
+from hf_vub.data.preprocessing import clean_text
+from hf_vub.data.splits import load_splits
+from hf_vub.runs.files import read_json, read_records
 
 # Found, not imported: how TextAttack has to be imported is part of what is tested.
 pytestmark = pytest.mark.skipif(find_spec("textattack") is None, reason="text attacks are an optional extra")
@@ -124,7 +125,7 @@ def fresh_machine(tmp_path_factory):
 @pytest.fixture
 def api(fresh_machine):
     """The module under test, imported once the machine is fresh."""
-    from hf_vub import attack_text
+    from hf_vub.attacks.text import attack as attack_text
 
     return attack_text
 
@@ -154,7 +155,7 @@ def records(folder):
 
 def compare(folder, data, model, tokenizer, recipe):
     """Attack the texts of a run again with TextAttack alone: the same outcomes; and the kinds of outcome there are."""
-    from hf_vub import textattack_compat
+    from hf_vub.attacks.text import textattack_compat
 
     textattack = textattack_compat.load()
     stock = textattack.models.wrappers.HuggingFaceModelWrapper(model, tokenizer)
@@ -381,7 +382,7 @@ def test_pwws_asks_the_backbone_in_full_batches(api, noisy, tokenizer, monkeypat
     options = {"recipe": "pwws", "num_examples": 1, "progress": False}
     result = api.attack(noisy, tokenizer, reviews(6), **options)
     assert max(sizes) > 4  # substitutions of several words at once
-    monkeypatch.setattr("hf_vub.recipes.Searcher._look_ahead", lambda *args: None)
+    monkeypatch.setattr("hf_vub.attacks.text.recipes.Searcher._look_ahead", lambda *args: None)
     plain = api.attack(noisy, tokenizer, reviews(6), **options)
     for figure in ("attack_success_rate", "queries_mean", "words_perturbed_mean"):
         assert result[figure] == plain[figure]
@@ -534,7 +535,7 @@ def test_the_gradient_is_that_of_the_predicted_class(api, victim, tokenizer):
 
 
 def test_textattacks_python_api_takes_the_wrapper(api, noisy, tokenizer, tmp_path):
-    from hf_vub import textattack_compat
+    from hf_vub.attacks.text import textattack_compat
 
     textattack = textattack_compat.load()
     noisy.save_pretrained(tmp_path)
@@ -554,13 +555,13 @@ def test_textattacks_command_line_takes_a_file_of_two_lines(noisy, tokenizer, tm
     work = tmp_path / "work"
     work.mkdir()
     (tmp_path / "model.py").write_text(
-        f"from hf_vub.attack_text import wrapper\nmodel = wrapper({str(tmp_path / 'model')!r})\n"
+        f"from hf_vub.attacks.text.attack import wrapper\nmodel = wrapper({str(tmp_path / 'model')!r})\n"
     )
     rows = [(row["text"], row["label"]) for row in reviews(2)]
     (tmp_path / "data.py").write_text(f"import textattack\ndataset = textattack.datasets.Dataset({rows!r})\n")
     environment = {key: value for key, value in os.environ.items() if key != "NLTK_DATA"}
     environment |= {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "hf_vub.textattack_compat"]
+    command = [sys.executable, "-m", "hf_vub.attacks.text.textattack_compat"]
     if flair == "broken":
         (tmp_path / "flair").mkdir()
         (tmp_path / "flair" / "__init__.py").write_text("raise ImportError('not on this transformers')\n")
@@ -582,7 +583,7 @@ def test_textattacks_command_line_takes_a_file_of_two_lines(noisy, tokenizer, tm
 
 
 def test_the_stand_in_is_gone_once_textattack_is_imported():
-    from hf_vub import textattack_compat
+    from hf_vub.attacks.text import textattack_compat
 
     textattack_compat.load()
     flair = sys.modules.get("flair")
@@ -596,8 +597,8 @@ def test_the_stand_in_is_gone_once_textattack_is_imported():
 def test_importing_textattack_silences_nobody():
     program = """
 import logging
-logger = logging.getLogger("hf_vub.sweep")
-from hf_vub import textattack_compat
+logger = logging.getLogger("hf_vub.sweep.heads")
+from hf_vub.attacks.text import textattack_compat
 textattack_compat.load()
 logger.warning("still heard")
 """
@@ -705,7 +706,7 @@ def test_a_dataset_of_another_number_of_classes_is_refused(run):
 
 
 def test_a_recipe_whose_resources_cannot_be_had_says_what_it_fetches(run, monkeypatch):
-    from hf_vub import textattack_compat
+    from hf_vub.attacks.text import textattack_compat
 
     def offline(model_wrapper):
         raise ConnectionError("no route\nto host")

@@ -9,16 +9,18 @@ import pytest
 import torch
 from torch import nn
 
-from hf_vub import baselines, benchmarks
-from hf_vub.adversaries import CarliniWagner
-from hf_vub.embeddings import extract
-from hf_vub.kernels import FastKernels
-from hf_vub.measuring import Bench, spread
-from hf_vub.pixels import PixelModel, frozen
-from hf_vub.results import read_json
-from hf_vub.victims import image_victim, text_victim
+import baselines
+import stages as benchmarks
+from hf_vub.attacks.image.adversaries import CarliniWagner
+from hf_vub.attacks.image.classifier import PixelModel
+from hf_vub.compute.contexts import frozen
+from hf_vub.compute.kernels import FastKernels
+from hf_vub.embeddings.extraction import extract
+from hf_vub.runs.files import read_json
+from measuring import Bench, spread
+from victims import image_victim, text_victim
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "benchmark.py"
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "benchmark" / "__main__.py"
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,14 @@ import json
 
 import pytest
 import transformers
-from conftest import build_model
 from datasets import Dataset
-from test_safeguards import trainer
-from test_trust import CODE, calls
 
-from hf_vub import VUBConfig, VUBForImageClassification, VUBForSequenceClassification, trust
-from hf_vub.synthetic import word_tokenizer
+from helpers.models import build_model
+from helpers.saving_trainer import trainer
+from helpers.source_code import CODE, calls
+from hf_vub import VUBConfig, VUBForImageClassification, VUBForSequenceClassification
+from hf_vub.data.synthetic import word_tokenizer
+from hf_vub.model import trust
 
 _numbers = itertools.count()
 
@@ -64,50 +65,52 @@ def spoilt(folder, model, change):
 
 
 def attack_text(path):
-    from hf_vub.attack_text import attack
+    from hf_vub.attacks.text.attack import attack
 
     attack(path, None, Dataset.from_dict({"text": ["good film"] * 2, "label": [0, 1]}), "deepwordbug")
 
 
 def attack_image(path):
-    from hf_vub.attack_image import attack
+    from hf_vub.attacks.image.attack import attack
 
     attack(path, None, "digits", "fgs")
 
 
 def shared_heads(path):
-    from hf_vub.attack_text import shared_heads
+    from hf_vub.attacks.text.attack import shared_heads
 
     shared_heads([path])
 
 
 def wrapper(path):
     pytest.importorskip("textattack")
-    from hf_vub.attack_text import wrapper
+    from hf_vub.attacks.text.attack import wrapper
 
     wrapper(path)
 
 
 def load_backbone(path):
-    from hf_vub.experiments import Experiment, load_backbone
+    from hf_vub.paper.backbone import load_backbone
+    from hf_vub.paper.experiments import Experiment
 
     load_backbone(Experiment(name="x", task="text", model=path, dataset="digits"), 2, [])
 
 
 def backbone_from_config(path):
-    from hf_vub.experiments import Experiment, load_backbone
+    from hf_vub.paper.backbone import load_backbone
+    from hf_vub.paper.experiments import Experiment
 
     load_backbone(Experiment(name="x", task="text", model=path, dataset="digits", from_config=True), 2, [])
 
 
 def train_text(path):
-    from hf_vub.fine_tuning import ModelArguments, _TextClassifier
+    from hf_vub.training.fine_tuning import ModelArguments, _TextClassifier
 
     _TextClassifier(ModelArguments(model=path, objective="vanilla"), ["a", "b"], 0.5)
 
 
 def train_image_from_scratch(path):
-    from hf_vub.fine_tuning import ModelArguments, _ImageClassifier
+    from hf_vub.training.fine_tuning import ModelArguments, _ImageClassifier
 
     _ImageClassifier(ModelArguments(model=path, from_scratch=True), ["a", "b"], 0.5)
 
@@ -296,7 +299,7 @@ def test_a_tokenizer_made_here_may_come_from_any_file(tmp_path):
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: path.name)
 def test_every_checkpoint_is_loaded_with_a_look_at_it(path):
-    """Auto classes load through :func:`hf_vub.trust.load`, which alone calls their ``from_pretrained``."""
+    """Auto classes load through :func:`hf_vub.model.trust.load`, which alone calls their ``from_pretrained``."""
     for called, _ in calls(ast.parse(path.read_text(encoding="utf-8"))):
         assert not (called.startswith("Auto") and called.endswith(".from_pretrained")), called
         assert not called.endswith("stock_class.from_pretrained") or path.name == "modeling_vub.py", called

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from hf_vub import convolutions
-from hf_vub.adversaries import FastGradient
-from hf_vub.convolutions import fast_convolutions
-from hf_vub.pixels import PixelModel, frozen
+from hf_vub.attacks.image.adversaries import FastGradient
+from hf_vub.attacks.image.classifier import PixelModel
+from hf_vub.compute import convolutions
+from hf_vub.compute.contexts import frozen
+from hf_vub.compute.convolutions import fast_convolutions
 
 
 def lively(model):

@@ -11,9 +11,9 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dat
 from PIL import Image
 from transformers import ConvNextImageProcessor, ViTImageProcessor
 
-from hf_vub.data import check_labels, label_names, load_splits, read_labels, subset
-from hf_vub.preprocessing import clean_text, image_transform, to_rgb, tokenize
-from hf_vub.synthetic import word_tokenizer
+from hf_vub.data.preprocessing import clean_text, image_transform, to_rgb, tokenize
+from hf_vub.data.splits import check_labels, label_names, load_splits, read_labels, subset
+from hf_vub.data.synthetic import word_tokenizer
 
 TEXTS = [f"text {row}" for row in range(10)]
 WORDS = ["bad", "good"] * 5

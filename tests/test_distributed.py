@@ -10,15 +10,16 @@ import sys
 from importlib.util import find_spec
 
 import pytest
-import shared_jobs
 import torch
-from conftest import backbone_config
 from safetensors.torch import load_file
-from test_attack_image import dataset_of, vub
 from transformers import ViTImageProcessor
 
-from hf_vub import VUBConfig, VUBForSequenceClassification, synthetic
-from hf_vub.results import read_json, read_records
+from helpers import distributed_jobs
+from helpers.image_attacks import dataset_of, vub
+from helpers.models import backbone_config
+from hf_vub import VUBConfig, VUBForSequenceClassification
+from hf_vub.data import synthetic
+from hf_vub.runs.files import read_json, read_records
 
 
 def prepared(folder):
@@ -48,7 +49,7 @@ def one_and_two(tmp_path_factory):
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
-        [*launcher, shared_jobs.__file__, two],
+        [*launcher, distributed_jobs.__file__, two],
         env=environment,
         capture_output=True,
         text=True,
@@ -56,7 +57,7 @@ def one_and_two(tmp_path_factory):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    shared_jobs.main(one)
+    distributed_jobs.main(one)
     return one, two
 
 

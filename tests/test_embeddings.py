@@ -14,56 +14,13 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from hf_vub import embeddings
-from hf_vub.embeddings import Features, extract
-from hf_vub.results import append_record
-
-VOCABULARY = 50
-
-
-class TextModel(nn.Module):
-    """A BERT of one layer with the interface that ``extract`` asks for."""
-
-    def __init__(self, seed: int = 0):
-        super().__init__()
-        torch.manual_seed(seed)
-        self.config = BertConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=16,
-            max_position_embeddings=32,
-        )
-        self.backbone = BertModel(self.config)
-        self.head = nn.Linear(16, 2)
-        self.calls: list[tuple[int, ...]] = []
-
-    def features(self, **inputs: torch.Tensor) -> torch.Tensor:
-        self.calls.append(tuple(inputs["input_ids"].shape))
-        return self.backbone(**inputs).pooler_output
-
-
-class PixelModel(nn.Module):
-    def __init__(self, feature_size: int = 6):
-        super().__init__()
-        self.backbone = nn.Linear(3 * 2 * 2, feature_size)
-
-    def features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.backbone(pixel_values.flatten(1))
-
-
-def token_rows(rows: int = 40, longest: int = 12, seed: int = 0) -> dict[str, list]:
-    generator = np.random.default_rng(seed)
-    lengths = generator.integers(2, longest + 1, rows)
-    ids = [generator.integers(1, VOCABULARY, length).tolist() for length in lengths]
-    return {
-        "input_ids": ids,
-        "attention_mask": [[1] * len(row) for row in ids],
-        "labels": generator.integers(0, 2, rows).tolist(),
-    }
+from helpers.feature_models import VOCABULARY, PixelModel, TextModel, token_rows
+from hf_vub.embeddings import cache
+from hf_vub.embeddings import extraction as embeddings
+from hf_vub.embeddings.extraction import Features, extract
+from hf_vub.runs.files import append_record
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
@@ -303,7 +260,7 @@ JOB = """
 import sys
 sys.path.insert(0, {tests!r})
 import datasets
-from test_embeddings import TextModel, token_rows
+from helpers.feature_models import TextModel, token_rows
 from hf_vub import embeddings
 embeddings.SHARD_BATCHES = 1
 slow = {slow}
@@ -325,7 +282,7 @@ sys.stdout.write(f"{{len(model.calls)}} {{cached.key}}")
 def job(cache: Path, slow: bool = False, launcher: tuple[str, ...] = (), **environment: str) -> subprocess.Popen:
     script = cache.parent / f"job{int(slow)}.py"
     script.write_text(textwrap.dedent(JOB.format(tests=str(Path(__file__).parent), cache=str(cache), slow=slow)))
-    paths = os.pathsep.join([str(Path(embeddings.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(Path(embeddings.__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [sys.executable, *launcher, str(script)],
         env={**os.environ, "PYTHONPATH": paths, **environment},
@@ -373,8 +330,8 @@ MEMORY = """
 import resource, sys
 sys.path.insert(0, {tests!r})
 import datasets, torch
-from test_embeddings import PixelModel
-from hf_vub.embeddings import extract
+from helpers.feature_models import PixelModel
+from hf_vub.embeddings.extraction import extract
 resource.setrlimit(resource.RLIMIT_DATA, (4 * 2**30, 4 * 2**30))
 rows = 128_117
 raw = datasets.Dataset.from_generator(
@@ -398,7 +355,7 @@ def test_a_tenth_of_imagenet_needs_no_memory_for_its_features(tmp_path):
     """
     script = tmp_path / "memory.py"
     script.write_text(MEMORY.format(tests=str(Path(__file__).parent), cache=str(tmp_path / "cache")))
-    paths = os.pathsep.join([str(Path(embeddings.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(Path(embeddings.__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, str(script)],
         env={**os.environ, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""},
@@ -533,8 +490,10 @@ def test_a_cache_without_a_checksum_is_loaded(tokens, tmp_path):
 
 def test_a_cache_is_read_once_per_process(tokens, tmp_path, monkeypatch):
     cached = extract(TextModel(), tokens, tmp_path, dtype="float32")
-    monkeypatch.setattr(embeddings, "_read_header", mock.Mock(side_effect=embeddings._read_header))
-    embeddings._checksum.cache_clear()
+    reader = mock.Mock(side_effect=cache._read_header)
+    monkeypatch.setattr(embeddings, "_read_header", reader)
+    monkeypatch.setattr(cache, "_read_header", reader)
+    cache._checksum.cache_clear()
     for _ in range(3):
         Features.load(cached.path)
-    assert embeddings._read_header.call_count == 4  # of them one for the checksum
+    assert reader.call_count == 4  # of them one for the checksum

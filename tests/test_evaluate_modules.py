@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import build_model
 from datasets import ClassLabel, Dataset, Features, Value
 from transformers import pipeline
 
-from hf_vub import evaluate_modules, synthetic
-from hf_vub.information import gaussian_rate
-from hf_vub.metrics import expected_calibration_error
+from helpers.models import build_model
+from hf_vub import evaluate_modules
+from hf_vub.data import synthetic
+from hf_vub.metrics.classification import expected_calibration_error
+from hf_vub.model.information import gaussian_rate
 
 
 @pytest.fixture(scope="module", autouse=True)

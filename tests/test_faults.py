@@ -5,13 +5,13 @@ import random
 import shutil
 import signal
 
-import killing
 import pytest
 import torch
 from transformers import AutoModelForImageClassification, BertConfig, BertForSequenceClassification, ResNetConfig
 
-from hf_vub.results import claim, read_json, read_records
-from hf_vub.synthetic import reviews, word_tokenizer
+from helpers import killing
+from hf_vub.data.synthetic import reviews, word_tokenizer
+from hf_vub.runs.files import claim, read_json, read_records
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 pytest.importorskip("matplotlib", reason="the report needs matplotlib")
@@ -23,7 +23,7 @@ TIMES = ("seconds", "commit", "versions")
 @pytest.fixture(scope="session")
 def scripts():
     """What starts scripts without their imports."""
-    return killing.server("textattack_loaded", "hf_vub.attack_text")
+    return killing.server("helpers.textattack_loaded", "hf_vub.attacks.text.attack")
 
 
 @pytest.fixture(scope="module")

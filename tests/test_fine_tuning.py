@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import backbone_config
 from transformers import (
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
@@ -16,9 +15,11 @@ from transformers import (
     pipeline,
 )
 
-from hf_vub import VUBForImageClassification, VUBForSequenceClassification, VUBTrainingArguments, synthetic
-from hf_vub.fine_tuning import DataArguments, ModelArguments, fine_tune, timm_config
-from hf_vub.results import read_json
+from helpers.models import backbone_config
+from hf_vub import VUBForImageClassification, VUBForSequenceClassification, VUBTrainingArguments
+from hf_vub.data import synthetic
+from hf_vub.runs.files import read_json
+from hf_vub.training.fine_tuning import DataArguments, ModelArguments, fine_tune, timm_config
 
 ROOT = Path(__file__).resolve().parents[1]
 

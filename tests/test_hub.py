@@ -12,16 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import backbone_config, build_model, model_inputs
-from hub_server import TOKEN, metadata_errors
 from huggingface_hub import ModelCard
 from safetensors.torch import load
 from transformers import BertForSequenceClassification, ViTForImageClassification, ViTImageProcessor
-from xet_store import chunks
 
-from hf_vub import VUBConfig, VUBForSequenceClassification, synthetic
-from hf_vub.attack_image import attack as attack_images
-from hf_vub.results import read_json, write_json
+from helpers.hub_server import TOKEN, metadata_errors
+from helpers.models import backbone_config, build_model, model_inputs
+from helpers.xet_store import chunks
+from hf_vub import VUBConfig, VUBForSequenceClassification
+from hf_vub.attacks.image.attack import attack as attack_images
+from hf_vub.data import synthetic
+from hf_vub.runs.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = {"configuration_vub.py", "head.py", "hub.py", "information.py", "modeling_vub.py", "objectives.py"}
@@ -58,7 +59,7 @@ def pushed(hub, online, folder):
         from datasets import load_dataset
         from transformers import AutoImageProcessor, AutoTokenizer
         from hf_vub import *
-        from hf_vub.preprocessing import tokenize
+        from hf_vub.data.preprocessing import tokenize
 
         tokenizer = AutoTokenizer.from_pretrained("text")
         splits = load_dataset("parquet", data_files={name: f"{name}.parquet" for name in ("train", "test")})
@@ -419,13 +420,11 @@ def test_the_text_attack_script_takes_hub_ids(pushed, online, folder):
 def test_textattacks_command_line_takes_a_hub_id(pushed, online, folder):
     rows = [(row["text"], row["label"]) for row in synthetic.reviews(num_train=2, num_test=2)["test"]]
     (folder / "data.py").write_text(f"import textattack\ndataset = textattack.datasets.Dataset({rows!r})\n")
-    (block,) = re.findall(
-        r"```\n(from hf_vub\.attack_text import wrapper\n.*?)```", (ROOT / "README.md").read_text(), re.S
-    )
+    (block,) = re.findall(r"```\n(from hf_vub\.attacks import wrapper\n.*?)```", (ROOT / "README.md").read_text(), re.S)
     (folder / "model.py").write_text(block.replace("user/vub-bert-imdb", "user/text"))
     options = ["--model-from-file", "model.py", "--dataset-from-file", "data.py", "--recipe", "deepwordbug"]
     shown = online.run(
-        "import runpy; runpy.run_module('hf_vub.textattack_compat', run_name='__main__')",
+        "import runpy; runpy.run_module('hf_vub.attacks.text.textattack_compat', run_name='__main__')",
         folder,
         ["textattack", "attack", *options, "--num-examples", "2"],
     )

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import build_model, model_inputs
+
+from helpers.models import build_model, model_inputs
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,8 +31,8 @@ def run(code, **environment):
 LOAD = """
     from transformers import AutoConfig, AutoModelForSequenceClassification
     model = AutoModelForSequenceClassification.from_pretrained({folder!r})
-    assert type(model).__module__ == "hf_vub.modeling_vub", type(model)
-    assert type(AutoConfig.from_pretrained({folder!r})).__module__ == "hf_vub.configuration_vub"
+    assert type(model).__module__ == "hf_vub.model.modeling_vub", type(model)
+    assert type(AutoConfig.from_pretrained({folder!r})).__module__ == "hf_vub.model.configuration_vub"
 """
 
 
@@ -41,7 +42,7 @@ LOAD = """
         "import hf_vub",
         "from hf_vub import VUBForSequenceClassification",
         "from hf_vub import VUBConfig",
-        "import hf_vub.sweep",
+        "import hf_vub.sweep.heads",
         "from transformers import AutoConfig; import hf_vub",
         "from transformers import AutoModel; import hf_vub",
     ],
@@ -52,26 +53,27 @@ def test_auto_classes_load_a_checkpoint_whatever_is_imported_first(first, tmp_pa
 
 
 def test_importing_the_package_imports_nothing_else():
-    """The cost of ``import hf_vub`` on top of torch and transformers: no module but its own, none of them optional."""
+    """Nothing but its own modules and one small library comes on top of torch and transformers, nothing optional."""
     out = run(
         """
         import sys, torch, transformers
         before = set(sys.modules)
         import hf_vub
         print(sorted(name for name in set(sys.modules) - before if not name.startswith("hf_vub")))
-        import hf_vub.trainer, hf_vub.sweep, hf_vub.fine_tuning, hf_vub.attack_text, hf_vub.attack_image, hf_vub.report
+        import hf_vub.training.fine_tuning, hf_vub.sweep.heads, hf_vub.attacks.text.attack
+        import hf_vub.attacks.image.attack, hf_vub.paper.report
         optional = {"timm", "textattack", "flair", "foolbox", "art", "matplotlib", "nltk"}
         print(sorted(optional & set(sys.modules)))
         print(sorted(set(hf_vub.__all__) - set(dir(hf_vub))), hf_vub.VUBTrainer.__name__)
         """
     )
-    assert out.splitlines() == ["[]", "[]", "[] VUBTrainer"]
+    assert out.splitlines() == ["['lazy_loader']", "[]", "[] VUBTrainer"]
 
 
 def test_an_unknown_name_is_an_attribute_error():
     import hf_vub
 
-    with pytest.raises(AttributeError, match="module 'hf_vub' has no attribute 'VUBBer'"):
+    with pytest.raises(AttributeError, match="No hf_vub attribute VUBBer"):
         _ = hf_vub.VUBBer
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
-from hf_vub.information import (
+from hf_vub.model.information import (
     categorical_entropy,
     cross_entropy,
     gaussian_entropy,

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hf_vub import kernels
-from hf_vub.kernels import FastKernels
+from hf_vub.compute import kernels
+from hf_vub.compute.kernels import FastKernels
 
 BFLOAT16 = pytest.mark.skipif(
     not kernels.has_onednn(torch.bfloat16), reason="oneDNN has no bfloat16 arithmetic on this machine"

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from datasets import Dataset
 from torch import nn
 
-from hf_vub.masking import report_card
-from hf_vub.results import read_json
+from hf_vub.attacks.masking import report_card
+from hf_vub.runs.files import read_json
 
 pytest.importorskip("foolbox")
 pytest.importorskip("art")

@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from conftest import IMAGE_BACKBONES, TEXT_BACKBONES, backbone_config, build_model, model_inputs
 from transformers import (
     AutoModel,
     AutoModelForImageClassification,
@@ -15,8 +14,9 @@ from transformers import (
     pipeline,
 )
 
+from helpers.models import IMAGE_BACKBONES, TEXT_BACKBONES, backbone_config, build_model, model_inputs
 from hf_vub import VUBConfig, VUBForImageClassification, VUBForSequenceClassification
-from hf_vub.information import categorical_entropy, cross_entropy, gaussian_rate
+from hf_vub.model.information import categorical_entropy, cross_entropy, gaussian_rate
 
 BACKBONES = [*TEXT_BACKBONES, *IMAGE_BACKBONES]
 
@@ -311,7 +311,7 @@ def test_timm_preprocessing_is_translated(architecture):
     import numpy as np
     from PIL import Image
 
-    from hf_vub.image_processing import timm_image_processor
+    from hf_vub.model.timm_processing import timm_image_processor
 
     del torchvision
     config = timm.get_pretrained_cfg(architecture).to_dict()
@@ -404,7 +404,7 @@ def test_bad_labels_and_features_are_one_sentence():
 
 
 def test_a_model_without_one_last_linear_layer_is_refused():
-    from hf_vub.modeling_vub import replace_classifier
+    from hf_vub.model.modeling_vub import replace_classifier
 
     stock = AutoModelForSequenceClassification.from_config(backbone_config("bert"))
     stock.second = torch.nn.Linear(32, 3)

@@ -6,11 +6,11 @@ import sys
 import zipfile
 from pathlib import Path
 
-import mini_wordnet
 import pytest
 
-from hf_vub import nltk_resources
-from hf_vub.nltk_resources import ResourceError, check, prefetch
+from helpers import mini_wordnet
+from hf_vub.attacks.text import nltk_resources
+from hf_vub.attacks.text.nltk_resources import ResourceError, check, prefetch
 
 nltk = pytest.importorskip("nltk", reason="text attacks are an optional extra")
 pytest.importorskip("sklearn", reason="its stopwords stand in for NLTK's")

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from hf_vub.information import categorical_entropy, cross_entropy
-from hf_vub.objectives import Terms, objective_loss, objective_terms, objective_weights
+from hf_vub.model.information import categorical_entropy, cross_entropy
+from hf_vub.model.objectives import Terms, objective_loss, objective_terms, objective_weights
 
 
 def information(joint):

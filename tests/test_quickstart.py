@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_vub.nltk_resources import ResourceError
-from hf_vub.results import append_record, read_json
+from hf_vub.attacks.text.nltk_resources import ResourceError
+from hf_vub.runs.files import append_record, read_json
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "quickstart.py"
 

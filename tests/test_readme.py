@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import backbone_config
 from transformers import BertForSequenceClassification
 
-from hf_vub import synthetic
+from helpers.models import backbone_config
+from hf_vub.data import synthetic
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -58,14 +58,20 @@ def test_the_python_blocks_run_one_after_the_other(hub, online, tmp_path):
 
 def test_every_block_is_run_or_parsed_somewhere():
     """Here, in ``test_hub`` (TextAttack's command line), by continuous integration (installing) or by BibTeX."""
-    known = ("scripts/", "hf_vub.attack_text import wrapper", "textattack attack ", "bin/pytest", "@unpublished")
+    known = (
+        "scripts/",
+        "hf_vub.attacks import wrapper",
+        "textattack attack ",
+        "bin/pytest",
+        "@unpublished",
+    )
     for language, block in BLOCKS:
         assert language == "python" or any(word in block for word in known), block
 
 
 @pytest.mark.skipif(find_spec("textattack") is None, reason="text attacks are an optional extra")
 def test_textattacks_command_has_options_that_exist():
-    from hf_vub import textattack_compat
+    from hf_vub.attacks.text import textattack_compat
 
     textattack_compat.load()
     from textattack.commands.attack_command import AttackCommand

@@ -6,17 +6,18 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import grid_results
 import numpy as np
 import pytest
 import yaml
-from hub_server import metadata_errors
 from huggingface_hub import ModelCard
 
-from hf_vub.claims import choose, phases, statistics
-from hf_vub.report import model_card, write_model_card, write_report
-from hf_vub.results import read_json
-from hf_vub.tables import marked_texts, marked_texts_markdown, tables
+from helpers import grid_results
+from helpers.hub_server import metadata_errors
+from hf_vub.paper.claims import choose, phases, statistics
+from hf_vub.paper.report import model_card, write_model_card, write_report
+from hf_vub.paper.tables import tables
+from hf_vub.reports.tables import marked_texts, marked_texts_markdown
+from hf_vub.runs.files import read_json
 
 HOSTILE = 'x|<script>alert("1")</script>`*_[a](javascript:b)\n# head {{ 7 * 7 }}'
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -247,7 +248,7 @@ def test_the_template_is_where_the_cards_are():
     """A link there, as the package needs the file when it is installed."""
     root = Path(__file__).resolve().parents[1]
     linked = root / "model_cards" / "model_card.md.jinja"
-    assert linked.read_text() == (root / "hf_vub" / "templates" / linked.name).read_text()
+    assert linked.read_text() == (root / "hf_vub" / "reports" / "templates" / linked.name).read_text()
 
 
 def test_write_model_card(tmp_path):

@@ -15,9 +15,10 @@ import pytest
 import torch
 from transformers import AutoModelForImageClassification, BertConfig, BertForSequenceClassification, ResNetConfig
 
-from hf_vub.experiments import PAPER, PRESETS, experiment, load_backbone
-from hf_vub.results import read_json
-from hf_vub.sweep import HeadRun
+from hf_vub.paper.backbone import load_backbone
+from hf_vub.paper.experiments import PAPER, PRESETS, experiment
+from hf_vub.runs.files import read_json
+from hf_vub.sweep.heads import HeadRun
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {"runs": 2, "epochs": 2, "betas": [1e-3, 1e-1], "num_examples": 4, "stress_examples": 4}
@@ -49,7 +50,7 @@ def image_model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def text_model(tmp_path_factory):
     """A tiny BERT for two classes with a tokenizer of its own, on disk."""
-    from hf_vub.synthetic import reviews, word_tokenizer
+    from hf_vub.data.synthetic import reviews, word_tokenizer
 
     folder = tmp_path_factory.mktemp("models") / "bert"
     tokenizer = word_tokenizer(reviews(200, 10)["train"]["text"], vocab_size=600, max_length=48)
@@ -70,7 +71,7 @@ def image_settings(image_model):
 @pytest.fixture(scope="module")
 def finished(image_settings, tmp_path_factory):
     """An undisturbed run on images."""
-    from hf_vub.reproduction import reproduce
+    from hf_vub.paper.reproduction import reproduce
 
     folder = tmp_path_factory.mktemp("finished") / "out"
     return reproduce(image_settings, folder), folder
@@ -185,7 +186,7 @@ def test_a_head_is_measured_as_the_sweep_measures_it(finished):
 
 
 def test_nothing_is_done_twice(finished, image_settings, monkeypatch):
-    from hf_vub import reproduction
+    from hf_vub.paper import reproduction
 
     results, folder = finished
     monkeypatch.setattr(reproduction, "train_heads", None)
@@ -199,8 +200,8 @@ def test_nothing_is_done_twice(finished, image_settings, monkeypatch):
 
 
 def test_other_settings_redo_only_what_depends_on_them(finished, image_settings, tmp_path, monkeypatch):
-    from hf_vub import reproduction
-    from hf_vub.experiments import without
+    from hf_vub.paper import reproduction
+    from hf_vub.paper.experiments import without
 
     results, folder = finished
     shutil.copytree(folder, tmp_path / "copy")
@@ -217,7 +218,7 @@ def test_other_settings_redo_only_what_depends_on_them(finished, image_settings,
 def test_the_same_model_at_another_time_trains_nothing_again(
     finished, image_settings, image_model, tmp_path, monkeypatch
 ):
-    from hf_vub import reproduction
+    from hf_vub.paper import reproduction
 
     results, folder = finished
     shutil.copytree(folder, tmp_path / "copy")
@@ -231,7 +232,7 @@ def test_the_same_model_at_another_time_trains_nothing_again(
 
 
 def test_a_lost_file_is_made_again(finished, image_settings, tmp_path):
-    from hf_vub.reproduction import reproduce
+    from hf_vub.paper.reproduction import reproduce
 
     results, folder = finished
     shutil.copytree(folder, tmp_path / "copy")
@@ -242,7 +243,7 @@ def test_a_lost_file_is_made_again(finished, image_settings, tmp_path):
 
 @pytest.mark.skipif(find_spec("textattack") is None, reason="text attacks are an optional extra")
 def test_texts_end_to_end(text_model, tmp_path):
-    from hf_vub.reproduction import reproduce
+    from hf_vub.paper.reproduction import reproduce
 
     options = {**SETTINGS, **SIZES, "attacks": ["deepwordbug"], "epochs": 3, "objectives": ["ce", "vib", "vub"]}
     settings = experiment("imdb", model=str(text_model), dataset="synthetic-reviews", max_length=32, **options)
@@ -267,8 +268,8 @@ def _attack_alone(settings, folder, results):
     """One head of the grid attacked by itself."""
     from safetensors.torch import load_file
 
-    from hf_vub.attack_text import attack
-    from hf_vub.data import load_splits
+    from hf_vub.attacks.text.attack import attack
+    from hf_vub.data.splits import load_splits
 
     model, tokenizer, _ = load_backbone(settings, 2, [])
     name = results["runs"][-1]["name"]
@@ -278,7 +279,7 @@ def _attack_alone(settings, folder, results):
 
 
 def test_without_a_classifier_there_is_a_linear_probe(image_model, tmp_path):
-    from hf_vub.reproduction import reproduce
+    from hf_vub.paper.reproduction import reproduce
 
     settings = experiment(
         "cifar10", model=str(image_model), dataset="digits", attacks=[], stress=[], validation=0.0,

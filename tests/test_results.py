@@ -11,49 +11,49 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hf_vub import results
+from hf_vub.runs import files, provenance
 
 
 def test_json_goes_there_and_back(tmp_path: Path) -> None:
     content = {"name": "é\u2028", "values": np.arange(3), "tensor": torch.tensor(1.5), "path": Path("a/b")}
-    path = results.write_json(tmp_path / "deep" / "result.json", content)
-    assert results.read_json(path) == {"name": "é\u2028", "values": [0, 1, 2], "tensor": 1.5, "path": "a/b"}
+    path = files.write_json(tmp_path / "deep" / "result.json", content)
+    assert files.read_json(path) == {"name": "é\u2028", "values": [0, 1, 2], "tensor": 1.5, "path": "a/b"}
     assert [file.name for file in path.parent.iterdir()] == ["result.json"]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, np.float32("nan"), torch.tensor(-math.inf), [math.nan]])
 def test_what_json_cannot_say_is_null(tmp_path: Path, value: object) -> None:
-    found = results.read_json(results.write_json(tmp_path / "a.json", {"value": value}))["value"]
+    found = files.read_json(files.write_json(tmp_path / "a.json", {"value": value}))["value"]
     assert found in (None, [None])
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = results.write_json(tmp_path / "a.json", {"old": 1})
+    path = files.write_json(tmp_path / "a.json", {"old": 1})
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(results.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        results.write_json(path, {"new": 2})
-    assert results.read_json(path) == {"old": 1}
+        files.write_json(path, {"new": 2})
+    assert files.read_json(path) == {"old": 1}
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(TypeError):
-        results.write_json(path, {"value": object()})
-    assert results.read_json(path) == {"old": 1}
+        files.write_json(path, {"value": object()})
+    assert files.read_json(path) == {"old": 1}
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "a.bin"
-    with results.replacing(path) as temporary:
+    with files.replacing(path) as temporary:
         temporary.write_bytes(b"old")
         assert not path.exists()
-    with pytest.raises(FileNotFoundError), results.replacing(path):
+    with pytest.raises(FileNotFoundError), files.replacing(path):
         pass  # nothing was written
-    with pytest.raises(TypeError), results.replacing(path) as temporary:
+    with pytest.raises(TypeError), files.replacing(path) as temporary:
         temporary.write_bytes(b"n" + object())  # type: ignore[operator]
     assert path.read_bytes() == b"old"
-    with results.replacing(path) as temporary:
+    with files.replacing(path) as temporary:
         save_file({"one": torch.zeros(1)}, temporary)
     assert [file.name for file in path.parent.iterdir()] == ["a.bin"]
     (tmp_path / "plain").touch()
@@ -62,7 +62,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_a_folder_below_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for write in (lambda path: results.write_json(path, {}), lambda path: results.append_record(path, {})):
+    for write in (lambda path: files.write_json(path, {}), lambda path: files.append_record(path, {})):
         with pytest.raises(OSError, match="file"):
             write(tmp_path / "file" / "a.json")
 
@@ -72,26 +72,26 @@ def test_broken_json_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "broken.json"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ValueError, match=r"broken\.json"):
-        results.read_json(path)
+        files.read_json(path)
 
 
 def test_records_outlive_a_kill_at_any_byte(tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
     for row in range(3):
-        results.append_record(path, {"row": row, "text": "naïve\n\x00"})
+        files.append_record(path, {"row": row, "text": "naïve\n\x00"})
     whole = path.read_bytes()
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        before = list(results.read_records(path))
+        before = list(files.read_records(path))
         assert [record["row"] for record in before] == list(range(len(before)))
-        results.append_record(path, {"row": "next"})
-        assert [record["row"] for record in results.read_records(path)] == [*range(len(before)), "next"]
+        files.append_record(path, {"row": "next"})
+        assert [record["row"] for record in files.read_records(path)] == [*range(len(before)), "next"]
 
 
 def test_a_lone_surrogate_survives(tmp_path: Path) -> None:
-    results.append_record(tmp_path / "r.jsonl", {"text": "a\ud800b"})
-    assert list(results.read_records(tmp_path / "r.jsonl")) == [{"text": "a\ud800b"}]
-    assert results.read_json(results.write_json(tmp_path / "r.json", {"text": "\udfff"})) == {"text": "\udfff"}
+    files.append_record(tmp_path / "r.jsonl", {"text": "a\ud800b"})
+    assert list(files.read_records(tmp_path / "r.jsonl")) == [{"text": "a\ud800b"}]
+    assert files.read_json(files.write_json(tmp_path / "r.json", {"text": "\udfff"})) == {"text": "\udfff"}
 
 
 def test_rubbish_between_records_is_passed_over(tmp_path: Path) -> None:
@@ -99,13 +99,13 @@ def test_rubbish_between_records_is_passed_over(tmp_path: Path) -> None:
     path.write_bytes(
         b'{"row": 0}\n[1]\n\xff\xfe\n{"row"\n\n' + b"[" * 100_000 + b"\n" + b"9" * 5000 + b'\n{"row": 1}\n'
     )
-    assert [record["row"] for record in results.read_records(path)] == [0, 1]
-    assert list(results.read_records(tmp_path / "none.jsonl")) == []
+    assert [record["row"] for record in files.read_records(path)] == [0, 1]
+    assert list(files.read_records(tmp_path / "none.jsonl")) == []
 
 
 def test_provenance_is_plain_json() -> None:
-    found = results.provenance()
-    assert found["schema"] == results.SCHEMA == 1
+    found = provenance.provenance()
+    assert found["schema"] == provenance.SCHEMA == 1
     assert torch.__version__.startswith(found["versions"]["torch"])
     assert json.loads(json.dumps(found)) == found
 
@@ -113,9 +113,9 @@ def test_provenance_is_plain_json() -> None:
 def test_the_command_names_no_machine_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "scripts" / "run.py"), "--name", "two words"])
-    assert results.command() == "python scripts/run.py --name 'two words'"
+    assert provenance.command() == "python scripts/run.py --name 'two words'"
     monkeypatch.setattr(sys, "argv", ["/somewhere/else/run.py"])
-    assert results.command() == "python run.py"
+    assert provenance.command() == "python run.py"
 
 
 def test_the_command_tells_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +130,7 @@ def test_the_command_tells_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
         "64",
     ]
     monkeypatch.setattr(sys, "argv", ["run.py", *words, "--push_to_hub_token", "--seed", "1"])
-    found = results.command()
+    found = provenance.command()
     assert "s3cret" not in found
     assert token not in found
     assert found.endswith("--batch_tokens 64 --push_to_hub_token --seed 1")
@@ -138,7 +138,7 @@ def test_the_command_tells_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
 
 CLAIMED = """
 import sys
-from hf_vub.results import claim
+from hf_vub.runs.files import claim
 with claim(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
@@ -147,20 +147,20 @@ with claim(sys.argv[1]):
 
 def test_one_process_at_a_time_writes_to_a_folder(tmp_path: Path) -> None:
     command = [sys.executable, "-c", CLAIMED, str(tmp_path / "run")]
-    root = str(Path(results.__file__).parents[1])
+    root = str(Path(provenance.__file__).parents[2])
     with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         with pytest.raises(
             ValueError, match="another process is writing to .*run; wait for it to end, or name another"
         ):
-            results.claim(tmp_path / "run")
+            files.claim(tmp_path / "run")
         other.kill()
-    with results.claim(tmp_path / "run"), results.claim(tmp_path / "run"):
+    with files.claim(tmp_path / "run"), files.claim(tmp_path / "run"):
         pass  # free again, and one process may take it twice
 
 
 def test_no_commit_outside_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(results, "__file__", str(tmp_path / "results.py"))
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "files.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert results.commit() is None
+    assert provenance.commit() is None

@@ -14,19 +14,20 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import build_model
 from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_embeddings import TextModel, token_rows
 
-from hf_vub import VUBConfig, VUBForSequenceClassification, results
-from hf_vub.data import load_splits
-from hf_vub.embeddings import Features, extract
-from hf_vub.pixels import PixelModel
-from hf_vub.preprocessing import clean_text, to_rgb, tokenize
-from hf_vub.synthetic import word_tokenizer
+from helpers.feature_models import TextModel, token_rows
+from helpers.models import build_model
+from hf_vub import VUBConfig, VUBForSequenceClassification
+from hf_vub.attacks.image.classifier import PixelModel
+from hf_vub.data.preprocessing import clean_text, to_rgb, tokenize
+from hf_vub.data.splits import load_splits
+from hf_vub.data.synthetic import word_tokenizer
+from hf_vub.embeddings.extraction import Features, extract
+from hf_vub.runs import files as results
 
 TOLD = (ValueError, TypeError, OSError)
 """What the package promises for bad input."""

@@ -4,61 +4,14 @@ import json
 import logging
 import shutil
 
-import datasets
 import pytest
 import torch
-from conftest import build_model
 from transformers import TrainerCallback
 
-from hf_vub import VUBTrainer, VUBTrainingArguments
-from hf_vub.results import read_records
-from hf_vub.safeguards import last_checkpoint
-
-ROWS = 24
-POISON = 59  # a token whose embedding is beyond the squares of float32
-
-
-def rows(poisoned=()):
-    """Rows that begin with a token of their own, so that a batch tells which rows it holds."""
-    return datasets.Dataset.from_dict(
-        {
-            "input_ids": [[3 + row, POISON if row in poisoned else 40, 41] for row in range(ROWS)],
-            "attention_mask": [[1, 1, 1]] * ROWS,
-            "labels": [row % 3 for row in range(ROWS)],
-        }
-    )
-
-
-class Collator:
-    """Remembers the rows of the last batch."""
-
-    def __call__(self, features):
-        self.rows = [feature["input_ids"][0] - 3 for feature in features]
-        return {name: torch.tensor([feature[name] for feature in features]) for name in features[0]}
-
-
-def trainer(folder, dataset=None, *, callbacks=None, model=None, processing_class=None, **options):
-    defaults = {
-        "num_train_epochs": 2,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-3,
-        "save_strategy": "steps",
-        "save_steps": 1,
-        "eval_strategy": "epoch",
-        "logging_steps": 2,
-        "report_to": [],
-        "use_cpu": True,
-        "disable_tqdm": True,
-    }
-    return VUBTrainer(
-        model=model or build_model("bert"),
-        args=VUBTrainingArguments(str(folder), **{**defaults, **options}),
-        train_dataset=rows() if dataset is None else dataset,
-        eval_dataset=rows(),
-        data_collator=Collator(),
-        callbacks=callbacks,
-        processing_class=processing_class,
-    )
+from helpers.models import build_model
+from helpers.saving_trainer import POISON, rows, trainer
+from hf_vub.runs.files import read_records
+from hf_vub.training.safeguards import last_checkpoint
 
 
 @pytest.mark.parametrize("options", [{"dataloader_num_workers": 1}, {"gradient_accumulation_steps": 2}])

@@ -12,14 +12,15 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from test_embeddings import TextModel, token_rows
 from torch import nn
 
-from hf_vub import embeddings, results
-from hf_vub.adversaries import FastGradient
-from hf_vub.embeddings import extract
-from hf_vub.pixels import PixelModel
-from hf_vub.sweep import HeadRun, train_heads
+from helpers.feature_models import TextModel, token_rows
+from hf_vub.attacks.image.adversaries import FastGradient
+from hf_vub.attacks.image.classifier import PixelModel
+from hf_vub.embeddings import extraction as embeddings
+from hf_vub.embeddings.extraction import extract
+from hf_vub.runs import files as results
+from hf_vub.sweep.heads import HeadRun, train_heads
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -160,7 +161,7 @@ class Broken(torch.utils.data.Dataset):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_loader_that_raises_says_what_it_found(workers, tmp_path):
-    from test_safeguards import trainer
+    from helpers.saving_trainer import trainer
 
     with pytest.raises(ValueError, match="row 5 is rotten"):
         trainer(tmp_path, Broken(), dataloader_num_workers=workers, save_strategy="no").train()
@@ -180,7 +181,7 @@ def killed(batch):
     ("transform", "message"), [(rotten, "row 5 is rotten"), (killed, "DataLoader worker.*(killed|exited)")]
 )
 def test_a_worker_that_is_lost_is_told_of(transform, message, tmp_path):
-    from test_embeddings import PixelModel as Pixels
+    from helpers.feature_models import PixelModel as Pixels
 
     rows = datasets.Dataset.from_dict({"pixels": [0] * 4, "labels": [0] * 4}).with_transform(transform)
     with pytest.raises((ValueError, RuntimeError), match=message):

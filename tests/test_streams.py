@@ -4,17 +4,18 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import backbone_config, build_model
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PillowImage
 from transformers import DataCollatorWithPadding
 
-from hf_vub import VUBConfig, VUBForSequenceClassification, VUBTrainer, VUBTrainingArguments, synthetic
-from hf_vub.attack_image import attack as attack_images
-from hf_vub.embeddings import extract
-from hf_vub.image_processing import timm_image_processor
-from hf_vub.preprocessing import tokenize
-from hf_vub.streams import stored
+from helpers.models import backbone_config, build_model
+from hf_vub import VUBConfig, VUBForSequenceClassification, VUBTrainer, VUBTrainingArguments
+from hf_vub.attacks.image.attack import attack as attack_images
+from hf_vub.data import synthetic
+from hf_vub.data.preprocessing import tokenize
+from hf_vub.data.streams import stored
+from hf_vub.embeddings.extraction import extract
+from hf_vub.model.timm_processing import timm_image_processor
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +108,7 @@ def test_an_attack_on_a_stream_is_the_attack_on_its_rows(photos, how):
 
 def test_a_text_attack_on_a_stream_is_the_attack_on_its_rows(texts):
     pytest.importorskip("textattack", reason="text attacks are an optional extra")
-    from hf_vub.attack_text import attack
+    from hf_vub.attacks.text.attack import attack
 
     reviews, tokenizer, model = texts
     options = {"num_examples": 4, "max_length": 24, "progress": False}

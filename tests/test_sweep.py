@@ -11,50 +11,20 @@ import time
 
 import pytest
 import torch
-from conftest import build_model
-from torch.nn import functional as F
 
-from hf_vub import VUBTrainer, VUBTrainingArguments, sweep
-from hf_vub.cores import divide
-from hf_vub.head import VUBHead
-from hf_vub.information import categorical_entropy, gaussian_entropy, label_entropy, prior_entropy
-from hf_vub.objectives import objective_loss, objective_terms
-from hf_vub.seeding import NOISE_STEPS, data_order, draw_noise, initial_head
-from hf_vub.stacked_head import MEASURES, Objectives, StackedHeads
-from hf_vub.sweep import HeadRun, train_heads
-
-ROWS, SIZE, LABELS, BATCH = 50, 12, 3, 16
-RUNS = [
-    HeadRun("ce", seed=0),
-    HeadRun("vib", beta=1e-2, seed=1),
-    HeadRun("vub", beta=1e-3, seed=2),
-    HeadRun("vub", beta=1e-1, entropy_weight=0.5, seed=0),
-    HeadRun("vub", beta=0.0, seed=3),
-]
+from helpers.models import build_model
+from helpers.sweeps import BATCH, LABELS, ROWS, RUNS, SIZE, bits, problem, train
+from hf_vub import VUBTrainer, VUBTrainingArguments
+from hf_vub.compute.cores import divide
+from hf_vub.model.head import VUBHead
+from hf_vub.model.information import categorical_entropy, gaussian_entropy, label_entropy, prior_entropy
+from hf_vub.model.objectives import objective_loss, objective_terms
+from hf_vub.sweep import heads as sweep
+from hf_vub.sweep.heads import HeadRun
+from hf_vub.sweep.seeding import NOISE_STEPS, data_order, draw_noise, initial_head
+from hf_vub.sweep.stacked_heads import MEASURES, Objectives, StackedHeads
 
 forked = pytest.mark.skipif(sys.platform != "linux", reason="only on Linux a sweep forks processes")
-
-
-def problem(rows: int = ROWS, size: int = SIZE, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(LABELS, (rows,), generator=generator)
-    features = torch.randn(rows, size, generator=generator) + 2 * F.one_hot(labels, size)
-    return features, labels
-
-
-def train(runs=RUNS, features=None, labels=None, **options):
-    if features is None:
-        features, labels = problem()
-    return train_heads(
-        features,
-        labels,
-        runs,
-        **{"num_labels": LABELS, "epochs": 3, "batch_size": BATCH, "learning_rate": 1e-2} | options,
-    )
-
-
-def bits(result) -> list[bytes]:
-    return [tensor.numpy().tobytes() for tensor in result.head.state_dict().values()]
 
 
 def plain_loop(run, features, labels, *, epochs, learning_rate, latent_size=None, cap=None):
@@ -307,7 +277,7 @@ def test_the_processes_of_a_killed_sweep_end_with_it(how, tmp_path):
     script = tmp_path / "sweep.py"
     script.write_text(
         "import os, signal, sys, torch\n"
-        "from hf_vub.sweep import HeadRun, train_heads\n"
+        "from hf_vub.sweep.heads import HeadRun, train_heads\n"
         "signal.signal(signal.SIGINT, signal.SIG_IGN if sys.argv[1] == '9' else signal.default_int_handler)\n"
         "torch.set_num_threads(2)\n"
         "runs = [HeadRun(seed=seed) for seed in range(4)]\n"
@@ -372,7 +342,7 @@ def test_dead_bottlenecks_are_told_of_by_grid_point(caplog):
 
 
 def test_evaluation_is_the_heads_and_the_metrics():
-    from hf_vub.metrics import classification_metrics
+    from hf_vub.metrics.classification import classification_metrics
 
     result = train([RUNS[2]])[0]
     features, labels = problem(rows=sweep.EVALUATION_ROWS + 7, seed=1)

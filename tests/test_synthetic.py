@@ -5,7 +5,7 @@ import pytest
 from datasets import DatasetDict
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from hf_vub.synthetic import digits, reviews, small_transformer, word_tokenizer
+from hf_vub.data.synthetic import digits, reviews, small_transformer, word_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_a_bag_of_words_cannot_solve_the_reviews(some_reviews: DatasetDict) -> N
 
 def test_the_verdict_follows_the_structure(some_reviews: DatasetDict) -> None:
     """One form read by hand: what is expected counts for nothing, what was got decides."""
-    from hf_vub.synthetic import _ADJECTIVES
+    from hf_vub.data.synthetic import _ADJECTIVES
 
     read = 0
     for text, label in zip(some_reviews["train"]["text"], some_reviews["train"]["label"], strict=True):

@@ -11,29 +11,23 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from conftest import build_model
 from safetensors import SafetensorError
-from test_safeguards import trainer
 
-import hf_vub
-from hf_vub import VUBForSequenceClassification, VUBTrainingArguments, results
-from hf_vub.data import load_splits
-from hf_vub.embeddings import Features
-from hf_vub.results import read_json
-from hf_vub.safeguards import last_checkpoint
-from hf_vub.sweep import HeadRun, train_heads
+from helpers.models import build_model
+from helpers.saving_trainer import trainer
+from helpers.source_code import CODE, calls
+from hf_vub import VUBForSequenceClassification, VUBTrainingArguments
+from hf_vub.data.splits import load_splits
+from hf_vub.embeddings.extraction import Features
+from hf_vub.runs import files as results
+from hf_vub.runs.files import read_json
+from hf_vub.sweep.heads import HeadRun, train_heads
+from hf_vub.training.safeguards import last_checkpoint
 
-CODE = [*Path(hf_vub.__file__).parent.rglob("*.py"), *(Path(__file__).parents[1] / "scripts").glob("*.py")]
 REFUSED = (ValueError, TypeError, OSError, RuntimeError, LookupError, AttributeError, EOFError, pickle.UnpicklingError)
 
 
 # What the code says
-
-
-def calls(tree):
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            yield ast.unparse(node.func), {keyword.arg: keyword.value for keyword in node.keywords}
 
 
 def imported(tree):
@@ -169,7 +163,7 @@ def test_data_sets_run_no_pickle(name, poison, tmp_path):
 def test_code_in_a_checkpoint_runs_only_when_asked(tmp_path):
     from transformers import AutoModelForSequenceClassification
 
-    from hf_vub.image_examples import load_classifier
+    from hf_vub.attacks.image.examples import load_classifier
 
     trace = tmp_path / "owned"
     folder = tmp_path / "model"
@@ -205,9 +199,8 @@ def test_no_name_leads_out_of_the_cache(name, tmp_path, monkeypatch):
 
 
 def test_cards_of_results_from_elsewhere_stay_in_their_folder(tmp_path):
-    from grid_results import make
-
-    from hf_vub.report import write_cards
+    from helpers.grid_results import make
+    from hf_vub.paper.report import write_cards
 
     with pytest.raises(ValueError, match="experiment is '../../evil'"):
         write_cards({**make(), "experiment": "../../evil"}, tmp_path / "a" / "b")
@@ -239,7 +232,7 @@ def test_no_image_is_handed_to_a_program(way, tmp_path, monkeypatch):
     """Pillow gives EPS, whatever the file is called, to Ghostscript, whose language reads and writes files."""
     from PIL import EpsImagePlugin
 
-    from hf_vub.pixels import PixelModel
+    from hf_vub.attacks.image.classifier import PixelModel
 
     program = tmp_path / "gs"
     program.write_text(f"#!/bin/sh\ntouch {tmp_path / 'owned'}\n")

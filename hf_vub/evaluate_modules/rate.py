@@ -6,7 +6,7 @@ import evaluate
 import torch
 from datasets import Features, Sequence, Value
 
-from hf_vub.information import gaussian_rate
+from hf_vub.model.information import gaussian_rate
 
 
 class Rate(evaluate.Metric):

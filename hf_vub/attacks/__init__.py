@@ -1,0 +1,10 @@
+"""Attacks on text and image classifiers, and the report card that tells robustness from masked gradients.
+
+Start with ``text.attack`` and ``image.attack``: one call per attack, one JSON per run, one record per example,
+resumable. ``masking`` runs the checks of the report card. Attacks see [0, 1] pixels or plain texts. No model is
+changed here.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,1 @@
+"""Attacks on texts through TextAttack: ``attack`` runs them, ``classifier`` answers queries without wasted tokens."""

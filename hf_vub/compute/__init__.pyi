@@ -1,0 +1,3 @@
+from .kernels import FastKernels
+
+__all__ = ["FastKernels"]

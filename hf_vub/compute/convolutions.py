@@ -1,0 +1,108 @@
+"""Convolutional networks as fast as they go while an attack searches; what they compute stays the same."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from .contexts import seeded
+
+LARGE_BATCH = 2**17
+"""Positions (batch times height times width) from which kernels in channels-last order are the faster ones on a CPU."""
+
+
+@contextlib.contextmanager
+def fast_convolutions(model: nn.Module, pixels: Tensor) -> Iterator[None]:
+    r"""Batch norms folded into the convolutions before them, and kernels in the order that suits the batch.
+
+    In evaluation mode a batch norm scales and shifts each channel by constants, so that
+
+    .. math::
+        \gamma \, \frac{w * x + b - \mu}{\sqrt{v + \epsilon}} + \beta
+        = \frac{\gamma w}{\sqrt{v + \epsilon}} * x + \frac{\gamma (b - \mu)}{\sqrt{v + \epsilon}} + \beta
+
+    is one convolution. Which norm follows which convolution is seen in a forward pass of one image; where its logits
+    then differ by more than rounding, as something else reads a convolution's output too, nothing is folded. All is
+    put back after the block.
+
+    Args:
+        model: from pixels to logits, in evaluation mode.
+        pixels: the batch to come, shape (batch, channels, height, width).
+    """
+    with contextlib.ExitStack() as undo:
+        _fold(model, pixels[:1], undo)
+        if pixels.device.type == "cpu" and pixels[:, 0].numel() >= LARGE_BATCH:
+            for kernel in (parameter for parameter in model.parameters() if parameter.ndim == 4):
+                undo.callback(setattr, kernel, "data", kernel.data)
+                kernel.data = kernel.data.contiguous(memory_format=torch.channels_last)
+        yield
+
+
+def _fold(model: nn.Module, image: Tensor, undo: contextlib.ExitStack) -> None:
+    """Fold what can be folded, if that changes nothing for an image; ``undo`` takes it back."""
+    if not len(image) or not any(_plain(module, nn.BatchNorm2d) for module in model.modules()):
+        return
+    with seeded(0), torch.no_grad(), _watched(model) as pairs:
+        plain = model(image)
+    with contextlib.ExitStack() as folding:
+        for convolution, norm in pairs:
+            folding.callback(_unfold, convolution, convolution.weight, convolution.bias, norm)
+            mean, variance = norm.running_mean, norm.running_var
+            convolution.weight, convolution.bias = (
+                part.requires_grad_(False)
+                for part in fuse_conv_bn_weights(
+                    convolution.weight, convolution.bias, mean, variance, norm.eps, norm.weight, norm.bias
+                )
+            )
+            norm.forward = _unchanged
+        with seeded(0), torch.no_grad():
+            folded = model(image)
+        if torch.allclose(folded, plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max())):
+            undo.push(folding.pop_all())
+
+
+def _unfold(convolution: nn.Conv2d, weight: Tensor, bias: Tensor | None, norm: nn.Module) -> None:
+    convolution.weight, convolution.bias = weight, bias
+    vars(norm).pop("forward", None)
+
+
+def _unchanged(entered: Tensor) -> Tensor:
+    return entered
+
+
+@contextlib.contextmanager
+def _watched(model: nn.Module) -> Iterator[list[tuple[nn.Conv2d, Any]]]:
+    """The convolutions and the batch norms right after them, each called once in the block."""
+    pairs: list[tuple[nn.Conv2d, Any]] = []
+    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # holds on to the tensors, so that no two share an id
+    calls: dict[nn.Module, int] = {}
+
+    def after(convolution: nn.Conv2d, entered: Any, output: Tensor) -> None:
+        outputs[id(output)] = convolution, output
+        calls[convolution] = calls.get(convolution, 0) + 1
+
+    def before(norm: nn.Module, entered: tuple[Tensor, ...]) -> None:
+        calls[norm] = calls.get(norm, 0) + 1
+        if id(entered[0]) in outputs:
+            pairs.append((outputs[id(entered[0])][0], norm))
+
+    with contextlib.ExitStack() as watching:
+        for module in model.modules():
+            if _plain(module, nn.Conv2d):
+                watching.callback(module.register_forward_hook(after).remove)
+            elif _plain(module, nn.BatchNorm2d):
+                watching.callback(module.register_forward_pre_hook(before).remove)
+        yield pairs
+    pairs[:] = [pair for pair in pairs if calls[pair[0]] == calls[pair[1]] == 1]
+
+
+def _plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a module is of that very class, in evaluation mode, and nobody watches or replaces what it does."""
+    if type(module) is not kind or "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks:
+        return False
+    if kind is nn.BatchNorm2d:
+        return not module.training and module.running_mean is not None
+    return "weight" in dict(module.named_parameters(recurse=False))  # not computed from others, as by weight norm

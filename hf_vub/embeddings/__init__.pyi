@@ -1,0 +1,3 @@
+from .extraction import Features, extract
+
+__all__ = ["Features", "extract"]

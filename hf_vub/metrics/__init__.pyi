@@ -1,0 +1,43 @@
+from .classification import (
+    accuracy,
+    brier_score,
+    classification_metrics,
+    expected_calibration_error,
+    negative_log_likelihood,
+    reliability_bins,
+)
+from .intervals import (
+    bootstrap_interval,
+    cliffs_delta,
+    cohens_dz,
+    holm,
+    paired_tests,
+    rank_sum_test,
+    share_interval,
+    vargha_delaney,
+    wilson_interval,
+)
+from .robustness import (
+    attack_summary,
+    l2_summary,
+)
+
+__all__ = [
+    "accuracy",
+    "attack_summary",
+    "bootstrap_interval",
+    "brier_score",
+    "classification_metrics",
+    "cliffs_delta",
+    "cohens_dz",
+    "expected_calibration_error",
+    "holm",
+    "l2_summary",
+    "negative_log_likelihood",
+    "paired_tests",
+    "rank_sum_test",
+    "reliability_bins",
+    "share_interval",
+    "vargha_delaney",
+    "wilson_interval",
+]

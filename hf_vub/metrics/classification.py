@@ -1,0 +1,151 @@
+"""Figures of merit: accuracy, calibration, robustness and whether a difference between runs is more than luck.
+
+Pure functions of arrays (or tensors of any device), in float64 inside. Wherever scores are asked for they are logits
+of shape (rows, classes); ``probabilities=True`` says that rows of probabilities are given instead. Figures that do not
+exist, such as a mean over no successes, are None.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+
+def accuracy(scores: ArrayLike, labels: ArrayLike) -> float:
+    """Share of rows whose highest score is the label's; of equal scores the first class wins, as in ``argmax``.
+
+    Raises:
+        ValueError: shapes that do not fit, no rows, NaN scores, or labels outside 0..classes-1.
+    """
+    values, classes = _scores_and_labels(scores, labels)
+    return float(np.mean(values.argmax(axis=1) == classes))
+
+
+def negative_log_likelihood(scores: ArrayLike, labels: ArrayLike, *, probabilities: bool = False) -> float:
+    """Mean of -log p(label) in nats; infinite where a label has probability 0.
+
+    Raises:
+        ValueError: as ``accuracy``, or rows of ``probabilities`` that are not distributions.
+    """
+    values, classes = _scores_and_labels(scores, labels)
+    log_p = _log(_checked_probabilities(values)) if probabilities else _log_softmax(values)
+    return float(-np.mean(log_p[np.arange(len(classes)), classes]))
+
+
+def brier_score(scores: ArrayLike, labels: ArrayLike, *, probabilities: bool = False) -> float:
+    """Mean squared error of the predicted distribution, ``mean_i sum_k (p_ik - [k = label_i])^2``, between 0 and 2.
+
+    Source: Brier (1950), the form for any number of classes: with two classes it is twice the one-sided score.
+    """
+    values, classes = _scores_and_labels(scores, labels)
+    errors = _probabilities(values, probabilities).copy()
+    errors[np.arange(len(classes)), classes] -= 1.0
+    return float(np.mean(np.sum(errors**2, axis=1)))
+
+
+def reliability_bins(
+    scores: ArrayLike, labels: ArrayLike, bins: int = 15, *, probabilities: bool = False
+) -> dict[str, NDArray[Any]]:
+    """Rows sorted into ``bins`` equally wide bins of confidence: what a calibration diagram draws.
+
+    Returns:
+        Arrays of shape (bins,): ``lower`` and ``upper`` edge (a bin holds its upper edge), ``count`` of rows, their
+        mean ``confidence`` (highest probability) and ``accuracy``; the last two are NaN for an empty bin.
+    """
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, but is {bins}")
+    values, classes = _scores_and_labels(scores, labels)
+    p = _probabilities(values, probabilities)
+    confidence, correct = p.max(axis=1), p.argmax(axis=1) == classes
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    count = np.bincount(place, minlength=bins)
+    per_row = np.where(count > 0, count, np.nan)
+    return {
+        "lower": edges[:-1],
+        "upper": edges[1:],
+        "count": count,
+        "confidence": np.bincount(place, weights=confidence, minlength=bins) / per_row,
+        "accuracy": np.bincount(place, weights=correct, minlength=bins) / per_row,
+    }
+
+
+def expected_calibration_error(
+    scores: ArrayLike, labels: ArrayLike, bins: int = 15, *, probabilities: bool = False
+) -> float:
+    """Mean gap between confidence and accuracy: ``sum_b |B_b|/n |acc(B_b) - conf(B_b)|`` over bins of equal width.
+
+    Source: Guo et al. (2017), eq. 3, with their 15 bins.
+    """
+    found = reliability_bins(scores, labels, bins, probabilities=probabilities)
+    gaps = np.nan_to_num(np.abs(found["accuracy"] - found["confidence"]))
+    return float(np.sum(found["count"] * gaps) / np.sum(found["count"]))
+
+
+def classification_metrics(logits: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+    """``accuracy``, ``nll`` (nats), ``brier`` (0..2) and ``ece`` (15 bins) of one set of logits.
+
+    Example:
+        >>> classification_metrics([[2.0, 0.0], [0.0, 2.0]], [0, 1])["accuracy"]
+        1.0
+    """
+    return {
+        "accuracy": accuracy(logits, labels),
+        "nll": negative_log_likelihood(logits, labels),
+        "brier": brier_score(logits, labels),
+        "ece": expected_calibration_error(logits, labels),
+    }
+
+
+def _to_numpy(values: Any) -> Any:
+    """A tensor of any device and dtype (bfloat16 has no numpy counterpart) as an array; the rest unchanged."""
+    if not hasattr(values, "detach"):
+        return values
+    tensor = values.detach().cpu()
+    return tensor.double().numpy() if tensor.is_floating_point() else tensor.numpy()
+
+
+def _scores_and_labels(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.int64]]:
+    values = np.asarray(_to_numpy(scores), dtype=np.float64)
+    classes = np.asarray(_to_numpy(labels))
+    if values.ndim != 2 or classes.shape != values.shape[:1]:
+        raise ValueError(
+            f"scores must be of shape (rows, classes) and labels (rows,), but are {values.shape} and {classes.shape}"
+        )
+    if not values.size:
+        raise ValueError(f"scores of shape {values.shape} hold nothing to measure")
+    if np.any(np.isnan(values)) or np.any(np.isposinf(values)) or np.any(np.all(np.isneginf(values), axis=1)):
+        row = int(np.argmin(np.isfinite(values.max(axis=1))))
+        raise ValueError(f"scores must be numbers, but row {row} is {values[row][:8].tolist()}")
+    if not np.issubdtype(classes.dtype, np.integer):
+        raise ValueError(f"labels must be integers, but are of type {classes.dtype}")
+    if classes.min() < 0 or classes.max() >= values.shape[1]:
+        raise ValueError(
+            f"labels must lie between 0 and {values.shape[1] - 1}, but go from {classes.min()} to {classes.max()}"
+        )
+    return values, classes.astype(np.int64)
+
+
+def _log(p: Floats) -> Floats:
+    with np.errstate(divide="ignore"):
+        logarithm: Floats = np.log(p)
+    return logarithm
+
+
+def _log_softmax(logits: Floats) -> Floats:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    result: Floats = shifted - np.log(np.sum(np.exp(shifted), axis=1, keepdims=True))
+    return result
+
+
+def _checked_probabilities(values: Floats) -> Floats:
+    if np.any(values < 0) or np.any(np.abs(values.sum(axis=1) - 1.0) > 1e-3):
+        raise ValueError("scores given as probabilities must be rows of numbers from 0 to 1 that sum to 1")
+    return values
+
+
+def _probabilities(values: Floats, given: bool) -> Floats:
+    result: Floats = _checked_probabilities(values) if given else np.exp(_log_softmax(values))
+    return result

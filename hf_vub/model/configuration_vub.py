@@ -1,0 +1,148 @@
+"""What a VUB checkpoint remembers: its backbone, its bottleneck and its objective."""
+
+import copy
+import math
+from enum import Enum
+from typing import Any
+
+from transformers import AutoConfig, PretrainedConfig
+
+from .trust import refuse_code
+
+
+class Objective(str, Enum):
+    """The training objectives by name; :mod:`hf_vub.model.objectives` holds their formulas."""
+
+    CE = "ce"
+    VIB = "vib"
+    VUB = "vub"
+
+    @classmethod
+    def parse(cls, name: str) -> "Objective":
+        """The objective called ``name``; raises ValueError with the names that exist."""
+        try:
+            return cls(name)
+        except ValueError:
+            names = ", ".join(repr(member.value) for member in cls)
+            raise ValueError(f"objective is {name!r}; it must be one of {names}") from None
+
+
+class VUBConfig(PretrainedConfig):
+    r"""Configuration of a classifier with an information bottleneck in the place of its last linear layer.
+
+    Args:
+        backbone_config: configuration (or its dictionary, with ``model_type``) of the stock classification model.
+        objective: "ce", "vib" or "vub": the loss that ``forward`` returns, see :mod:`hf_vub.model.objectives`.
+        beta: weight of the rate, at least 0.
+        entropy_weight: weight of the min term of vub, at least 0; 1 is the paper's.
+        label_entropy: H(Y) of the training labels in nats; None stands for log(num_labels), balanced classes.
+        latent_size: size of z; None stands for half the feature size.
+        num_train_samples: draws of z per sample while training, at least 1.
+        num_eval_samples: draws in evaluation; 0 is one deterministic pass through the mean.
+        freeze_backbone: train the head alone, the backbone staying in evaluation mode.
+        encoder_relu: a ReLU on the encoder's output too, as the paper's text has it.
+        kwargs: what every configuration takes: ``num_labels``, ``id2label``, ``label2id``, ...
+
+    Raises:
+        ValueError: for any value outside these ranges, and for regression or multi-label problems.
+
+    Example:
+        >>> from transformers import BertConfig
+        >>> VUBConfig(BertConfig(), objective="vub", beta=1e-3, num_labels=2).objective
+        'vub'
+    """
+
+    model_type = "vub"
+    sub_configs = {"backbone_config": AutoConfig}  # type: ignore[dict-item]  # noqa: RUF012
+    keys_to_ignore_at_inference = [  # noqa: RUF012
+        "rate",
+        "cross_entropy",
+        "entropy",
+        "posterior_entropy",
+        "hidden_states",
+        "attentions",
+    ]
+
+    def __init__(
+        self,
+        backbone_config: PretrainedConfig | dict[str, Any] | None = None,
+        objective: str = "vub",
+        beta: float = 1e-3,
+        entropy_weight: float = 1.0,
+        label_entropy: float | None = None,
+        latent_size: int | None = None,
+        num_train_samples: int = 1,
+        num_eval_samples: int = 0,
+        freeze_backbone: bool = False,
+        encoder_relu: bool = False,
+        **kwargs: Any,
+    ):
+        if isinstance(backbone_config, dict):
+            if "model_type" not in backbone_config:
+                raise ValueError(f"backbone_config has the keys {sorted(backbone_config)}; it needs 'model_type' too")
+            refuse_code(backbone_config, "a VUB checkpoint")
+            # from_dict and not the constructor: timm's configuration translates its class names there.
+            config_class = type(AutoConfig.for_model(backbone_config["model_type"]))
+            backbone_config = config_class.from_dict(copy.deepcopy(backbone_config))
+        elif backbone_config is not None and not isinstance(backbone_config, PretrainedConfig):
+            raise TypeError(f"backbone_config is a {type(backbone_config).__name__}; it must be a configuration")
+        if not isinstance(kwargs.get("id2label", {}), dict | None):
+            raise TypeError(f"id2label is {kwargs['id2label']!r}; it must name the classes by their numbers")
+        self.backbone_config = backbone_config
+        self.objective = Objective.parse(objective).value
+        self.beta = _number("beta", beta)
+        self.entropy_weight = _number("entropy_weight", entropy_weight)
+        self.label_entropy = None if label_entropy is None else _number("label_entropy", label_entropy)
+        self.latent_size = None if latent_size is None else _integer("latent_size", latent_size, 1)
+        self.num_train_samples = _integer("num_train_samples", num_train_samples, 1)
+        self.num_eval_samples = _integer("num_eval_samples", num_eval_samples, 0)
+        self.freeze_backbone = bool(freeze_backbone)
+        self.encoder_relu = bool(encoder_relu)
+        super().__init__(**kwargs)
+        self.validate_problem()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build from a dictionary; raise ValueError where it asks for code (:func:`~.trust.refuse_code`)."""
+        refuse_code(config_dict, kwargs.get("name_or_path") or "a VUB checkpoint")
+        return super().from_dict(config_dict, **kwargs)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What differs from the defaults; all of it without a backbone, over whose absence transformers 4 stumbles."""
+        return self.to_dict() if self.backbone_config is None else super().to_diff_dict()
+
+    def validate_problem(self) -> None:
+        """Raise ValueError unless this is a single-label problem with classes enough and a possible H(Y)."""
+        if self.problem_type not in (None, "single_label_classification"):
+            raise ValueError(
+                f"problem_type is {self.problem_type!r}; the bottleneck objectives are defined for "
+                "'single_label_classification' alone"
+            )
+        if self.num_labels < 2:
+            raise ValueError(f"num_labels is {self.num_labels}; a classifier needs at least 2")
+        if self.label_entropy is not None and self.label_entropy > math.log(self.num_labels) + 1e-6:
+            raise ValueError(
+                f"label_entropy is {self.label_entropy}; {self.num_labels} classes have at most "
+                f"log({self.num_labels}) = {math.log(self.num_labels):.4f} nats"
+            )
+
+    @property
+    def entropy_cap(self) -> float:
+        """H(Y) in nats: ``label_entropy``, or log(num_labels) where it is not known."""
+        return math.log(self.num_labels) if self.label_entropy is None else self.label_entropy
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+        raise ValueError(f"{name} is {value!r}; it must be a finite number of at least 0")
+    return float(value)
+
+
+def _integer(name: str, value: Any, lowest: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {lowest}")
+    return value
+
+
+# A saved checkpoint carries this code, so that trust_remote_code=True loads it without the package.
+VUBConfig.register_for_auto_class()

@@ -1,0 +1,80 @@
+"""Makes the Auto classes know VUB checkpoints without paying for their import before they are used."""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from importlib.abc import MetaPathFinder
+from typing import Any
+
+_CONFIG, _MODELS = "hf_vub.model.configuration_vub", "hf_vub.model.modeling_vub"
+
+
+def register_with_transformers() -> None:
+    """Register the configuration and the models as soon as transformers' Auto classes, or they, are loaded."""
+    AfterImport(
+        {
+            "transformers.models.auto.configuration_auto": register_config,
+            "transformers.models.auto.modeling_auto": register_models,
+            _CONFIG: register_config,
+            _MODELS: register_models,
+        }
+    )
+
+
+def register_config() -> None:
+    """Let ``AutoConfig`` load VUB configurations."""
+    if _is_loading(_CONFIG, "VUBConfig"):
+        return
+    from transformers import AutoConfig
+
+    from .configuration_vub import VUBConfig
+
+    AutoConfig.register(VUBConfig.model_type, VUBConfig, exist_ok=True)
+
+
+def register_models() -> None:
+    """Let the Auto classes of sequence and image classification load VUB checkpoints."""
+    if _is_loading(_MODELS, "VUBForImageClassification") or _is_loading(_CONFIG, "VUBConfig"):
+        return
+    from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
+
+    from .configuration_vub import VUBConfig
+    from .modeling_vub import VUBForImageClassification, VUBForSequenceClassification
+
+    AutoModelForSequenceClassification.register(VUBConfig, VUBForSequenceClassification, exist_ok=True)
+    AutoModelForImageClassification.register(VUBConfig, VUBForImageClassification, exist_ok=True)
+
+
+def _is_loading(name: str, last: str) -> bool:
+    """Whether a module of ours is half imported: having asked for the Auto classes, it registers itself when done."""
+    return name in sys.modules and not hasattr(sys.modules[name], last)
+
+
+class AfterImport(MetaPathFinder):
+    """Runs an action once a module has been imported; at once, where it has been already.
+
+    The Auto classes take seconds to import, and ``import hf_vub`` alone is to cost next to nothing.
+    """
+
+    def __init__(self, actions: dict[str, Callable[[], None]]):
+        self.actions = {name: action for name, action in actions.items() if name not in sys.modules}
+        sys.meta_path.insert(0, self)
+        for name in actions.keys() - self.actions.keys():
+            actions[name]()
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+        """The module's own specification, its loader made to run the action after the module."""
+        action = self.actions.pop(fullname, None)
+        if action is None:
+            return None
+        spec = importlib.util.find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return None
+        run_module = spec.loader.exec_module
+
+        def run_then_act(module: Any) -> None:
+            run_module(module)
+            action()
+
+        spec.loader.exec_module = run_then_act  # type: ignore[method-assign]
+        return spec

@@ -1,0 +1,9 @@
+"""Many heads trained at once on cached features: the grid of objective, beta and seed in one call.
+
+Start with ``heads`` (``train_heads``); ``stacked_heads`` has the gradients in closed form, ``seeding`` what a run draws
+from its seed. A run gives the same head alone as in a sweep, and the same as the Trainer. No backbone is touched here.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,133 @@
+"""The information plane of a training: what the bottleneck keeps of the input, and what it knows of the label."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from ..model.information import prior_entropy
+from ..runs.files import read_records, write_text
+from ..sweep.collapse import advice
+
+logger = logging.getLogger(__name__)
+
+# What the model reports per sample, in this order: the trainer sums these over steps and gathers them in evaluation.
+TERMS = ("rate", "cross_entropy", "entropy", "posterior_entropy")
+
+
+class InformationPlane(TrainerCallback, ExportableState):
+    """Means of the objective's terms over log windows and epochs; one JSON line per epoch for the information plane.
+
+    A line of ``information_plane.jsonl`` holds ``epoch``, ``step`` and, for the training pass and under ``held_out``
+    for the evaluation at the same step: ``rate`` and ``cross_entropy`` in nats, ``information_x`` = H(R) - H(Z|X), the
+    paper's estimate of I(Z;X) in nats, and ``information_y`` = 1 / cross-entropy, its analogue of I(Z;Y) (Figure 3).
+
+    The sums travel in the trainer's checkpoint, so a resumed run writes what an undisturbed one would have. For the
+    same reason what is due at the last step of an epoch, an evaluation or a checkpoint, is done at the epoch's end: a
+    checkpoint between the two would belong to neither epoch. A dead bottleneck is told of once, see `advice`.
+
+    Args:
+        latent_size: size of z.
+        reduce: sums a tensor over processes.
+    """
+
+    def __init__(self, latent_size: int, reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor):
+        self.latent_size = latent_size
+        self.reduce = reduce
+        self.window: Tensor | None = None
+        self.epoch: Tensor | None = None
+        self.due: list[str] = []
+        self.advised: set[str] = set()
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        """Add one batch of per-sample terms, each of shape (batch,)."""
+        stacked = torch.stack([terms[name].detach() for name in TERMS]).double()
+        sums = torch.cat([stacked.sum(1), stacked.new_tensor([stacked.shape[1]])])
+        self.window = sums if self.window is None else self.window + sums
+        self.epoch = sums if self.epoch is None else self.epoch + sums
+
+    def window_means(self) -> dict[str, float]:
+        """Means of the terms since the last call."""
+        sums, self.window = self.window, None
+        return self._means(sums)
+
+    def _means(self, sums: Tensor | None) -> dict[str, float]:
+        if sums is None:
+            return {}
+        *totals, count = self.reduce(sums).tolist()
+        return {name: total / count for name, total in zip(TERMS, totals, strict=True)}
+
+    def _advise(self, means: dict[str, float], config: Any) -> None:
+        weights = {name: getattr(config, name) for name in ("objective", "beta", "entropy_weight")}
+        for problem, advised in advice(means, **weights, label_entropy=config.entropy_cap).items():
+            if problem not in self.advised:
+                self.advised.add(problem)
+                logger.warning("%s: %s", problem, advised)
+
+    def _point(self, means: dict[str, float]) -> dict[str, float]:
+        return {
+            "rate": means["rate"],
+            "cross_entropy": means["cross_entropy"],
+            "information_x": prior_entropy(self.latent_size) - means["posterior_entropy"],
+            "information_y": 1.0 / max(means["cross_entropy"], 1e-12),
+        }
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take up the sums of a resumed run, and forget the lines of epochs that it will go through again."""
+        saved = (state.stateful_callbacks or {}).get(type(self).__name__, {}) if state.global_step else {}
+        saved = saved.get("attributes", {})
+        self.window, self.epoch = (
+            torch.tensor(saved[name], dtype=torch.float64, device=args.device) if saved.get(name) else None
+            for name in ("window", "epoch")
+        )
+        if args.information_plane and state.is_world_process_zero and self._path(args).exists():
+            self._write(args, [line for line in read_records(self._path(args)) if line["step"] <= state.global_step])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Put off what is due at the last step of an epoch."""
+        if float(state.epoch).is_integer():
+            self.due = [name for name in ("should_evaluate", "should_save") if getattr(control, name)]
+            for name in self.due:
+                setattr(control, name, False)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write the line of this epoch, and do what was put off."""
+        for name in self.due:
+            setattr(control, name, True)
+        means, self.epoch, self.due = self._means(self.epoch), None, []
+        if means and "model" in kwargs:
+            self._advise(means, kwargs["model"].config)
+        if means and args.information_plane and state.is_world_process_zero:
+            line = {"epoch": round(state.epoch), "step": state.global_step, **self._point(means), "held_out": None}
+            self._write(args, [*read_records(self._path(args)), line])
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Complete the line of this epoch with its held-out values."""
+        metrics = kwargs["metrics"]
+        if not (args.information_plane and state.is_world_process_zero and self._path(args).exists()):
+            return
+        lines = list(read_records(self._path(args)))
+        held_out = {name: metrics[f"eval_{name}"] for name in TERMS if f"eval_{name}" in metrics}
+        if lines and lines[-1]["step"] == state.global_step and len(held_out) == len(TERMS):
+            lines[-1]["held_out"] = self._point(held_out)
+            self._write(args, lines)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the sums of the open window and the open epoch."""
+        sums = {"window": self.window, "epoch": self.epoch}
+        return {
+            "args": {"latent_size": self.latent_size},
+            "attributes": {name: None if value is None else value.tolist() for name, value in sums.items()},
+        }
+
+    def _path(self, args: Any) -> Path:
+        return Path(args.output_dir) / "information_plane.jsonl"
+
+    def _write(self, args: Any, lines: list[dict[str, Any]]) -> None:
+        write_text(self._path(args), "".join(json.dumps(line) + "\n" for line in lines))

@@ -1,0 +1,140 @@
+"""The jobs of ``test_distributed``: each trains, computes or attacks with as many processes as there are.
+
+    python -m torch.distributed.run --standalone --nproc-per-node=2 tests/helpers/distributed_jobs.py FOLDER
+
+What has to be equal lies in FOLDER afterwards, by the name of the job.
+"""
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from accelerate import PartialState
+from safetensors.torch import save_file
+from transformers.trainer_utils import set_seed
+
+from helpers.models import build_model
+
+PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
+ROWS = 8  # of a step, whoever takes them
+
+
+def quiet_model(objective):
+    """A model without noise: each process would have noise of its own."""
+    model = build_model("bert", num_labels=2, objective=objective, beta=0.1, label_entropy=0.6)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "dropout_prob"):
+            module.dropout_prob = 0.0
+    model.head.num_train_samples = 0
+    return model
+
+
+def train(folder, objective):
+    """VUBTrainer, as it is."""
+    from helpers.training import Tokens, pad, trainer
+
+    # Whole steps: Accelerate fills up a last half one with rows from the start.
+    run = trainer(
+        folder / f"train-{objective}", model=quiet_model(objective), dataset=Tokens(6 * ROWS), collator=pad,
+        per_device_train_batch_size=ROWS // PROCESSES, num_train_epochs=2, optim="sgd", learning_rate=0.2,
+        max_grad_norm=1.0, lr_scheduler_type="linear", ddp_backend="gloo" if PROCESSES > 1 else None,
+    )  # fmt: skip
+    run.train()
+    figures = run.evaluate()
+    if run.is_world_process_zero():
+        evaluated = {"eval_loss": torch.tensor(figures["eval_loss"]), "eval_rate": torch.tensor(figures["eval_rate"])}
+        save_file({**run.model.state_dict(), **evaluated}, folder / f"train-{objective}.safetensors")
+
+
+def shard(folder):
+    """FSDP2 itself: Accelerate turns it on for accelerators only."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    model, rank = quiet_model("vub").train(), PartialState().process_index
+    if PROCESSES > 1:
+        mesh = init_device_mesh("cpu", (PROCESSES,))
+        for module in [one for one in model.modules() if type(one).__name__ == "BertLayer"] + [model.head, model]:
+            fully_shard(module, mesh=mesh)
+    optimizer = torch.optim.SGD(model.parameters(), 0.2)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        ids = torch.randint(3, 50, (ROWS, 6), generator=generator).chunk(PROCESSES)[rank]
+        labels = torch.randint(0, 2, (ROWS,), generator=generator).chunk(PROCESSES)[rank]
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    if rank == 0:
+        save_file(dict(weights), folder / "shard.safetensors")
+
+
+def sweep(folder):
+    """The heads and histories of all runs, as every process has them in the end."""
+    from helpers.sweeps import bits
+    from helpers.sweeps import train as train_all
+
+    results = train_all(checkpoint_dir=folder / "sweep")
+    everything = b"".join(bit for result in results for bit in bits(result))
+    histories = str([result.history for result in results]).encode()
+    (folder / f"sweep-{PartialState().process_index}").write_bytes(everything + histories)
+
+
+def embed(folder):
+    """Features of a frozen model."""
+    from datasets import Dataset
+
+    from helpers.feature_models import TextModel, token_rows
+    from hf_vub.embeddings import extraction as embeddings
+
+    embeddings.SHARD_BATCHES = 1
+    model = TextModel()
+    found = embeddings.extract(
+        model, Dataset.from_dict(token_rows()), folder / "embed", dtype="float32", batch_size=2, device="cpu"
+    )
+    assert len(model.calls) < 20 or PROCESSES == 1, "the rows were not shared"
+    if PartialState().is_main_process:
+        (folder / "embed.safetensors").write_bytes(found.path.read_bytes())
+
+
+def attack_pictures(folder):
+    """A random predictor under attack."""
+    from datasets import load_from_disk
+
+    from hf_vub.attacks.image.attack import attack
+
+    attack(
+        folder / "pictures-model", None, load_from_disk(str(folder / "pictures")), "pgd_linf", steps=3, batch_size=4,
+        noise="sampled", redraws=3, output_dir=folder / "attack-pictures",
+    )  # fmt: skip
+
+
+def attack_texts(folder):
+    """A random predictor under attack."""
+    from hf_vub.attacks.text.attack import attack
+
+    attack(
+        folder / "texts-model", None, str(folder / "test.parquet"), "deepwordbug", num_examples=6, noise="sampled",
+        progress=False, output_dir=folder / "attack-texts",
+    )  # fmt: skip
+
+
+def main(folder):
+    """All of them; text attacks where there is TextAttack."""
+    for objective in ("vib", "vub"):
+        train(folder, objective)
+    for job in (shard, sweep, embed, attack_pictures, *([attack_texts] if find_spec("textattack") else [])):
+        set_seed(0)
+        job(folder)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,55 @@
+"""A trainer that saves after every step."""
+
+import datasets
+import torch
+
+from helpers.models import build_model
+from hf_vub import VUBTrainer, VUBTrainingArguments
+
+ROWS = 24
+
+
+POISON = 59  # a token whose embedding is beyond the squares of float32
+
+
+def rows(poisoned=()):
+    """Rows that begin with a token of their own, so that a batch tells which rows it holds."""
+    return datasets.Dataset.from_dict(
+        {
+            "input_ids": [[3 + row, POISON if row in poisoned else 40, 41] for row in range(ROWS)],
+            "attention_mask": [[1, 1, 1]] * ROWS,
+            "labels": [row % 3 for row in range(ROWS)],
+        }
+    )
+
+
+class Collator:
+    """Remembers the rows of the last batch."""
+
+    def __call__(self, features):
+        self.rows = [feature["input_ids"][0] - 3 for feature in features]
+        return {name: torch.tensor([feature[name] for feature in features]) for name in features[0]}
+
+
+def trainer(folder, dataset=None, *, callbacks=None, model=None, processing_class=None, **options):
+    defaults = {
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-3,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "eval_strategy": "epoch",
+        "logging_steps": 2,
+        "report_to": [],
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    return VUBTrainer(
+        model=model or build_model("bert"),
+        args=VUBTrainingArguments(str(folder), **{**defaults, **options}),
+        train_dataset=rows() if dataset is None else dataset,
+        eval_dataset=rows(),
+        data_collator=Collator(),
+        callbacks=callbacks,
+        processing_class=processing_class,
+    )

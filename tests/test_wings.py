@@ -1,0 +1,69 @@
+"""The architecture: which wing may import which, and how large a module may grow."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import hf_vub
+
+PACKAGE = Path(hf_vub.__file__).parent
+GROUND = {"model", "data", "compute", "runs", "metrics"}
+ABOVE = {"embeddings", "sweep", "reports", "training", "attacks", "paper"}
+MAY_IMPORT = {
+    "model": set(),
+    "data": {"model"},
+    "compute": {"model"},
+    "metrics": {"model"},
+    "runs": {"model"},
+    "embeddings": {"model", "data", "compute", "runs"},
+    "sweep": {"model", "compute", "runs", "metrics"},
+    "reports": {"runs", "metrics", "data"},
+    "training": GROUND | {"embeddings", "sweep", "reports"},
+    "attacks": GROUND | {"embeddings", "reports"},
+    "paper": GROUND | ABOVE,
+    "evaluate_modules": {"model", "metrics"},
+}
+MODULES = {
+    path.relative_to(PACKAGE): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))
+}
+
+
+def wings_imported(path: Path, tree: ast.Module) -> set[str]:
+    """Wings (or top-level modules) of hf_vub that a module imports, wherever in it."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            own = ["hf_vub", *path.parent.parts]
+            base = own[: len(own) - node.level + 1] if node.level else []
+            full = [*base, *(node.module or "").split(".")] if node.module else base
+            targets = [full] if len(full) > 1 else [[*full, alias.name] for alias in node.names]
+        elif isinstance(node, ast.Import):
+            targets = [alias.name.split(".") for alias in node.names]
+        else:
+            continue
+        found |= {target[1] for target in targets if target[0] == "hf_vub" and len(target) > 1}
+    return found
+
+
+@pytest.mark.parametrize("wing", sorted(MAY_IMPORT))
+def test_a_wing_imports_only_the_wings_below_it(wing: str) -> None:
+    for path, tree in MODULES.items():
+        if path.parts[0] == wing:
+            assert wings_imported(path, tree) <= {wing, *MAY_IMPORT[wing]}, path
+
+
+def test_every_folder_is_a_wing() -> None:
+    assert {path.parts[0] for path in MODULES if len(path.parts) > 1} == MAY_IMPORT.keys()
+
+
+def test_modules_stay_small() -> None:
+    """About 300 lines of code; docstrings, which carry the formulas, do not count against a module."""
+    for path, tree in MODULES.items():
+        documented = sum(
+            node.body[0].end_lineno - node.body[0].lineno + 1
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node)
+        )
+        lines = len((PACKAGE / path).read_text(encoding="utf-8").splitlines()) - documented
+        assert lines <= 400, f"{path} has {lines} lines of code"
