@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ..reports.plots import COLOURS, GROUPS, MARKERS, _figure, _style, adversarial_images
+from ..reports.plots import COLOURS, MARKERS, adversarial_images, new_figure, style
 from ..reports.tables import power
 from .claims import columns_of, mean_std, points, value_of
+
+GROUPS = (("orange", "o"), ("gray", "s"), ("gold", "^"), ("green", "D"), ("red", "v"))
+"""The paper's five groups of epochs in Figure 3, in order."""
 
 
 def figures(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -20,7 +23,7 @@ def figures(results: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ImportError: with the command to install matplotlib.
     """
-    with _style():
+    with style():
         found = {
             "figure1-information-curve": information_curve(results),
             "figure3-information-plane": information_plane(results),
@@ -37,7 +40,8 @@ def information_curve(results: Mapping[str, Any]) -> Any:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     entropy = results["data"]["label_entropy"]
-    drawn, axes = _figure(4.2, 3.1)
+    figure = new_figure(4.2, 3.1)
+    axes = figure.subplots()
     for objective in dict.fromkeys(run["objective"] for run in results["runs"]):
         own = [found for (kind, *_), found in points(results["runs"]).items() if kind == objective]
         rates = [[run["metrics"]["rate"] for run in found] for found in own]
@@ -67,7 +71,7 @@ def information_curve(results: Mapping[str, Any]) -> Any:
     axes.set_xlabel("rate: bound on I(Z;X) (nats)")
     axes.set_ylabel("H(Y) − CE: bound on I(Z;Y) (nats)")
     axes.legend(loc="best")
-    return drawn
+    return figure
 
 
 def information_plane(results: Mapping[str, Any]) -> Any:
@@ -77,7 +81,8 @@ def information_plane(results: Mapping[str, Any]) -> Any:
         return None
     curve = min(own, key=lambda curve: (curve["beta"], curve["entropy_weight"] != 1.0))
     x, y = np.array(curve["information"]), np.array(curve["inverse_cross_entropy"])
-    drawn, axes = _figure(4.2, 3.1)
+    figure = new_figure(4.2, 3.1)
+    axes = figure.subplots()
     axes.plot(x, y, color="#bbbbbb", linewidth=0.6, zorder=1)
     edges = np.round(np.linspace(0, len(x), len(GROUPS) + 1)).astype(int)
     for (colour, marker), first, last in zip(GROUPS, edges[:-1], edges[1:], strict=True):
@@ -90,7 +95,7 @@ def information_plane(results: Mapping[str, Any]) -> Any:
     axes.set_ylabel("1 / CE: stand-in for I(Z;Y) (1/nats)")
     axes.set_title(f"{curve['objective'].upper()}, β = {power(curve['beta'])}", loc="left")
     axes.legend(title="epochs", loc="best", borderpad=0.2, labelspacing=0.3, handletextpad=0.2)
-    return drawn
+    return figure
 
 
 def calibration(results: Mapping[str, Any]) -> Any:
@@ -98,7 +103,8 @@ def calibration(results: Mapping[str, Any]) -> Any:
     series = [("vanilla", [results["vanilla"]])]
     for objective, best in results["chosen"]["validation"].items():
         series.append((objective, points(results["runs"])[objective, best["beta"], best["entropy_weight"]]))
-    drawn, (axes, below) = _figure(3.6, 4.2, rows=2, height_ratios=[3, 1], sharex=True)
+    figure = new_figure(3.6, 4.2)
+    axes, below = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--", label="perfect")
     for name, runs in series:
         bins = [run["reliability"] for run in runs if run.get("reliability")]
@@ -133,7 +139,7 @@ def calibration(results: Mapping[str, Any]) -> Any:
     below.set_ylabel("share of rows")
     below.set_ylim(bottom=0)
     below.set_xlabel("confidence")
-    return drawn
+    return figure
 
 
 def robustness(results: Mapping[str, Any]) -> Any:
@@ -141,7 +147,8 @@ def robustness(results: Mapping[str, Any]) -> Any:
     columns = [name for name in columns_of(results) if _any(results, name)]
     if not columns:
         return None
-    drawn, all_axes = _figure(min(2.4 * len(columns), 9.6), 2.6, columns=len(columns))
+    figure = new_figure(min(2.4 * len(columns), 9.6), 2.6)
+    all_axes = figure.subplots(1, len(columns))
     for axes, name in zip(np.atleast_1d(all_axes), columns, strict=True):
         distance = name == "CW"
         scale = 1 if distance else 100
@@ -171,7 +178,7 @@ def robustness(results: Mapping[str, Any]) -> Any:
         axes.set_ylabel("L2 of successes" if distance else "attack success (%)")
         axes.set_ylim(0 if distance else -3, None if distance else 103)
     np.atleast_1d(all_axes)[0].legend(loc="best")
-    return drawn
+    return figure
 
 
 def _by_objective(results: Mapping[str, Any], attack: str) -> Any:

@@ -120,7 +120,7 @@ def main() -> None:
     console.print(table)
     output = write_json(arguments.output, result)
     for name, curve in result["curves"].items():
-        plots.save(plots.growth(curve), output.with_name(f"{output.stem}-{name.replace('_', '-')}"))
+        plots.save(growth.draw(curve), output.with_name(f"{output.stem}-{name.replace('_', '-')}"))
     console.print(f"figures and numbers: {output} and {len(curves)} pictures beside it")
 
 

@@ -3,14 +3,19 @@
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from hf_vub.reports import plots
 from hf_vub.sweep.heads import HeadRun, train_heads
 from measuring import Bench, Way, spread
 from stages import attack_texts, random_table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def sweep_over_runs(bench: Bench) -> dict[str, Any]:
@@ -85,3 +90,37 @@ CURVES: dict[str, Callable[[Bench], dict[str, Any]]] = {
 
 def _curve(x_label: str, x: Sequence[int], y_label: str, series: dict[str, list[Any]]) -> dict[str, Any]:
     return {"x_label": x_label, "x": list(x), "y_label": y_label, "series": series}
+
+
+def draw(curve: dict[str, Any]) -> "Figure":
+    """Draw how a cost grows: median and quartiles of every series of a curve, on logarithmic axes."""
+    with plots.style():
+        figure = plots.new_figure(4.2, 3.1)
+        axes = figure.subplots()
+        styles = [(plots.COLOURS[name], plots.MARKERS[name]) for name in ("vib", "vub", "ce", "vanilla")]
+        for (name, measured), (colour, marker) in zip(curve["series"].items(), styles, strict=False):
+            lower, middle, upper = ([point[key] for point in measured] for key in ("lower", "median", "upper"))
+            axes.fill_between(curve["x"], lower, upper, color=colour, alpha=0.2, linewidth=0)
+            axes.plot(curve["x"], middle, color=colour, marker=marker, markersize=5, linewidth=1.2, label=name)
+        axes.set_xscale("log")
+        axes.set_xticks(curve["x"], [f"{value:,}" for value in curve["x"]])
+        axes.set_xticks([], minor=True)
+        _logarithmic_costs(axes)
+        axes.set_xlabel(curve["x_label"])
+        axes.set_ylabel(curve["y_label"])
+        if len(curve["series"]) > 1:
+            axes.legend(loc="best")
+    return figure
+
+
+def _logarithmic_costs(axes: "Axes") -> None:
+    """Set a logarithmic axis of costs that spans at least a factor of 4, so that a flat curve looks flat."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    lowest, highest = axes.get_ylim()
+    if highest < 4 * lowest:
+        axes.set_ylim(lowest / 2, highest * 2)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
