@@ -432,7 +432,7 @@ def test_a_batch_too_large_for_memory_is_halved(error, tokens, tmp_path, caplog)
     found = extract(model, tokens, tmp_path / "small", dtype="float32", batch_size=8)
     torch.testing.assert_close(found.features, expected.features)
     assert max(len(call) for call in model.calls) <= 3
-    assert "out of memory with 8 rows; going on with 4 at a time" in caplog.text
+    assert "out of memory with 8 rows; continuing with 4 at a time" in caplog.text
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(tokens, tmp_path):

@@ -7,14 +7,11 @@ is flushed to disk before it is recorded as finished, so a killed run goes on fr
 its CRC-32, which tells of any flipped bit.
 """
 
-import copy
 import hashlib
 import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -24,12 +21,13 @@ import datasets
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from ..compute.contexts import frozen, placed
 from ..compute.kernels import FastKernels
+from ..compute.memory import halving
 from ..compute.precision import compute_dtype
 from ..data.streams import stored
 from ..runs.digests import digest
@@ -171,7 +169,7 @@ def extract(
         if not path.exists():
             rows, lengths = inputs.prepare()
             shards = _shards(len(rows), lengths, batch_size, batch_tokens)
-            with _frozen(model, device, arithmetic) as backbone:
+            with frozen(placed(model, device, arithmetic)) as backbone:
                 _Pass(path, backbone, device, rows, inputs, shards, state, num_workers).run()
     return Features.load(path)
 
@@ -282,19 +280,12 @@ class _Pass:
         return self._forward(next(iter(self._loader([batch]))), batch)
 
     def _forward(self, inputs: dict[str, Tensor], batch: list[int]) -> Tensor:
-        """Features of a batch, or of its halves where memory is too small for it."""
-        try:
-            return self._compute(inputs, batch)
-        except (RuntimeError, MemoryError) as error:
-            if len(batch) == 1 or not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
-                raise
-        # Outside of the except block, whose traceback would hold on to the memory.
-        half = len(batch) // 2
-        logger.warning("out of memory with %d rows; going on with %d at a time", len(batch), half)
-        parts = ({name: tensor[rows] for name, tensor in inputs.items()} for rows in (slice(half), slice(half, None)))
-        return torch.cat(
-            [self._forward(part, own) for part, own in zip(parts, (batch[:half], batch[half:]), strict=True)]
-        )
+        """Return the features of a batch, computed in smaller parts if memory is short."""
+
+        def compute(rows: slice) -> Tensor:
+            return self._compute({name: tensor[rows] for name, tensor in inputs.items()}, batch[rows])
+
+        return torch.cat(halving(compute, len(batch)))
 
     @torch.inference_mode()
     def _compute(self, inputs: dict[str, Tensor], batch: list[int]) -> Tensor:
@@ -354,21 +345,3 @@ def _backbone_digest(model: nn.Module, config: Any) -> str:
         content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return content.hexdigest()
-
-
-@contextmanager
-def _frozen(model: nn.Module, device: torch.device, dtype: torch.dtype) -> Iterator[nn.Module]:
-    """The model in evaluation mode on that device in that dtype; a copy, where it is elsewhere or in another."""
-    placed = all(
-        tensor.device == device and (tensor.dtype == dtype or not tensor.is_floating_point())
-        for tensor in chain(model.parameters(), model.buffers())
-    )
-    if not placed:
-        yield copy.deepcopy(model).to(device, dtype).eval()
-        return
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        yield model.eval()
-    finally:
-        for module, training in modes:
-            module.training = training
