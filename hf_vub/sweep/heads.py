@@ -37,7 +37,7 @@ from ..model.information import label_entropy as entropy_of_labels
 from ..model.objectives import objective_loss, objective_terms, objective_weights
 from ..runs.files import replacing
 from ..runs.processes import processes
-from .collapse import advice
+from .collapse import collapse_warnings
 from .seeding import NOISE_STEPS, data_order, draw_noise, initial_head
 from .stacked_heads import MEASURES, Objectives, StackedHeads
 
@@ -315,7 +315,9 @@ class _Sweep:
         told: dict[tuple[str, HeadRun], list[str]] = {}
         for p in finished:
             weights = {name: value for name, value in asdict(p.run).items() if name != "seed"}
-            for problem, advised in advice(p.history[-1], **weights, label_entropy=self.settings.label_entropy).items():
+            for problem, advised in collapse_warnings(
+                p.history[-1], **weights, label_entropy=self.settings.label_entropy
+            ).items():
                 told.setdefault((problem, replace(p.run, seed=0)), []).append(advised)
         for (problem, run), found in told.items():
             logger.warning("%s in %d runs of %s at beta=%g: %s", problem, len(found), run.objective, run.beta, found[0])

@@ -13,7 +13,7 @@ from transformers.trainer_callback import ExportableState
 
 from ..model.information import prior_entropy
 from ..runs.files import read_records, write_text
-from ..sweep.collapse import advice
+from ..sweep.collapse import collapse_warnings
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class InformationPlane(TrainerCallback, ExportableState):
 
     The sums travel in the trainer's checkpoint, so a resumed run writes what an undisturbed one would have. For the
     same reason what is due at the last step of an epoch, an evaluation or a checkpoint, is done at the epoch's end: a
-    checkpoint between the two would belong to neither epoch. A dead bottleneck is told of once, see `advice`.
+    checkpoint between the two would belong to neither epoch. A dead bottleneck is told of once, see `collapse_warnings`.
 
     Args:
         latent_size: size of z.
@@ -65,7 +65,7 @@ class InformationPlane(TrainerCallback, ExportableState):
 
     def _advise(self, means: dict[str, float], config: Any) -> None:
         weights = {name: getattr(config, name) for name in ("objective", "beta", "entropy_weight")}
-        for problem, advised in advice(means, **weights, label_entropy=config.entropy_cap).items():
+        for problem, advised in collapse_warnings(means, **weights, label_entropy=config.entropy_cap).items():
             if problem not in self.advised:
                 self.advised.add(problem)
                 logger.warning("%s: %s", problem, advised)
