@@ -8,10 +8,11 @@ tokenizers of some versions write and copy the files that a checkpoint names, so
 import json
 import re
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PretrainedConfig
 from transformers.utils import find_adapter_config_file, is_peft_available
 
@@ -35,9 +36,51 @@ def load(auto: Any, name: Any, **options: Any) -> Any:
     Example:
         >>> tokenizer = load(AutoTokenizer, "user/vub-bert-imdb", revision="main")  # doctest: +SKIP
     """
-    with suppress(OSError):  # a folder of a tokenizer alone, or one that is not there, which the library says better
+    with suppress(OSError):  # a tokenizer without a model, or a missing folder, for which the library has its own error
         read_config(name, **options)
-    return auto.from_pretrained(name, **options)
+    with clear_errors(name):
+        return auto.from_pretrained(name, **options)
+
+
+@contextmanager
+def clear_errors(name: Any) -> Iterator[None]:
+    """Raise a ValueError that names the checkpoint and the file, where a file of it breaks the library that reads it.
+
+    Whatever is wrong with a checkpoint shows as an error of any type from deep inside transformers, tokenizers or torch.
+    Errors that are sentences already (OSError, ImportError, ValueError) pass, and so does running out of memory.
+
+    Args:
+        name: folder or Hub id of the checkpoint.
+
+    Raises:
+        OSError: transformers knows no tokenizer or processor for this kind of model, and none is saved with it.
+        ValueError: a file is damaged or holds a value that the library does not know.
+    """
+    try:
+        yield
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{_damaged_file(name)} is not valid JSON: {error}") from error
+    except (OSError, ImportError, ValueError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, KeyError) and str(error).strip("'").endswith("Config"):
+            raise OSError(f"{name} holds no tokenizer or processor: name another folder or Hub id for it") from error
+        if type(error) is Exception:  # the only type that the tokenizers library raises
+            raise ValueError(f"tokenizer.json of {name} cannot be read: {error}") from error
+        reason = " ".join(str(error).split()) or "no reason given"
+        raise ValueError(
+            f"{name} cannot be loaded; a value in its configuration may be wrong ({type(error).__name__}: {reason})"
+        ) from error
+
+
+def _damaged_file(name: Any) -> str:
+    """Return the path of the first JSON file in a folder that does not parse, or the name of a Hub id."""
+    for path in sorted(Path(name).glob("*.json")):
+        try:
+            json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            return str(path)
+    return f"a file of {name}"
 
 
 def read_config(name: Any, **options: Any) -> dict[str, Any]:

@@ -1,7 +1,12 @@
 """Tiny models of every kind of backbone, and inputs for them."""
 
+from typing import Any
+
 import pytest
 import torch
+from transformers import PretrainedConfig
+
+from hf_vub import VUBConfig, VUBForImageClassification, VUBForSequenceClassification
 
 TEXT_BACKBONES = {
     "bert": {"model_type": "bert", "intermediate_size": 48},
@@ -31,7 +36,6 @@ TEXT_BACKBONES = {
 
 
 _TEXT_COMMON = {
-    "vocab_size": 60,
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
@@ -80,12 +84,12 @@ IMAGE_BACKBONES = {
 }
 
 
-def backbone_config(name: str, num_labels: int = 3):
-    """The configuration of a tiny backbone of each kind."""
+def backbone_config(name: str, num_labels: int = 3, vocab_size: int = 60) -> PretrainedConfig:
+    """Return the configuration of a tiny backbone of each kind."""
     from transformers import AutoConfig
 
     if name in TEXT_BACKBONES:
-        options = {**_TEXT_COMMON, **TEXT_BACKBONES[name]}
+        options = {**_TEXT_COMMON, "vocab_size": vocab_size, **TEXT_BACKBONES[name]}
     else:
         options = dict(IMAGE_BACKBONES[name])
         if options["model_type"] == "timm_wrapper":
@@ -94,7 +98,7 @@ def backbone_config(name: str, num_labels: int = 3):
 
 
 def model_inputs(name: str, batch: int = 3) -> dict[str, torch.Tensor]:
-    """Random inputs for the backbone of that name; texts of different lengths, padded on the right."""
+    """Return random inputs for the backbone of that name; texts of different lengths, padded on the right."""
     if name in IMAGE_BACKBONES:
         return {"pixel_values": torch.randn(batch, 3, 32, 32)}
     lengths = torch.arange(8, 8 + batch).flip(0)
@@ -102,11 +106,11 @@ def model_inputs(name: str, batch: int = 3) -> dict[str, torch.Tensor]:
     return {"input_ids": torch.where(mask.bool(), torch.randint(3, 60, mask.shape), 0), "attention_mask": mask}
 
 
-def build_model(name: str, **options):
-    """A tiny VUB classifier in evaluation mode over the backbone of that name."""
-    from hf_vub import VUBConfig, VUBForImageClassification, VUBForSequenceClassification
-
+def build_model(
+    name: str, vocab_size: int = 60, **options: Any
+) -> VUBForSequenceClassification | VUBForImageClassification:
+    """Return a tiny VUB classifier in evaluation mode over the backbone of that name."""
     torch.manual_seed(0)
     options = {"num_labels": 3, **options}
     cls = VUBForSequenceClassification if name in TEXT_BACKBONES else VUBForImageClassification
-    return cls(VUBConfig(backbone_config(name), **options)).eval()
+    return cls(VUBConfig(backbone_config(name, vocab_size=vocab_size), **options)).eval()
