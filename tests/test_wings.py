@@ -9,7 +9,7 @@ import hf_vub
 
 PACKAGE = Path(hf_vub.__file__).parent
 GROUND = {"model", "data", "compute", "runs", "metrics"}
-ABOVE = {"embeddings", "sweep", "reports", "training", "attacks", "paper"}
+ABOVE = {"embeddings", "sweep", "reports", "training", "attacks", "uncertainty", "paper"}
 MAY_IMPORT = {
     "model": set(),
     "data": {"model"},
@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "reports": {"runs", "metrics", "data"},
     "training": GROUND | {"embeddings", "sweep", "reports"},
     "attacks": GROUND | {"embeddings", "reports"},
+    "uncertainty": GROUND | {"embeddings", "reports"},
     "paper": GROUND | ABOVE,
     "evaluate_modules": {"model", "metrics"},
 }

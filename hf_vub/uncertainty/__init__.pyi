@@ -1,0 +1,17 @@
+from .conformal import ConformalThreshold, conformal_threshold, prediction_sets
+from .ood import Detection, detection_metrics, feature_distances, ood_scores
+from .selective import RiskCoverage, risk_coverage
+from .temperature import fit_temperature
+
+__all__ = [
+    "ConformalThreshold",
+    "Detection",
+    "RiskCoverage",
+    "conformal_threshold",
+    "detection_metrics",
+    "feature_distances",
+    "fit_temperature",
+    "ood_scores",
+    "prediction_sets",
+    "risk_coverage",
+]
