@@ -9,10 +9,10 @@ import hf_vub
 
 PACKAGE = Path(hf_vub.__file__).parent
 GROUND = {"model", "data", "compute", "runs", "metrics"}
-ABOVE = {"embeddings", "sweep", "reports", "training", "attacks", "uncertainty", "paper"}
+ABOVE = {"embeddings", "sweep", "reports", "training", "attacks", "uncertainty", "certify", "paper"}
 MAY_IMPORT = {
     "model": set(),
-    "data": {"model"},
+    "data": {"model", "runs"},
     "compute": {"model"},
     "metrics": {"model"},
     "runs": {"model"},
@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "training": GROUND | {"embeddings", "sweep", "reports"},
     "attacks": GROUND | {"embeddings", "reports"},
     "uncertainty": GROUND | {"embeddings", "reports"},
+    "certify": GROUND | {"embeddings", "reports"},
     "paper": GROUND | ABOVE,
     "evaluate_modules": {"model", "metrics"},
 }

@@ -1,0 +1,9 @@
+"""Certificates: no edit of r words, and no image perturbation of L2 norm r, changes a decision.
+
+Start with ``radii``: from a lower bound on a vote to a radius, each with its proof in docs/certify.md. A certificate is
+a lower bound on robustness that no attack can break. This wing trains nothing.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
