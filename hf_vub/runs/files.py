@@ -73,7 +73,7 @@ def claim(folder: str | Path) -> AbstractContextManager[Any]:
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> Path:
     """Write ``content`` as indented JSON, atomically. A NaN or an infinity becomes null: JSON has neither."""
-    return write_text(path, json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    return write_text(path, json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def append_record(path: str | Path, record: Mapping[str, Any]) -> None:
     """Append one JSON line and flush it to disk, so that a kill loses at most the line being written."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(_plain(record), ensure_ascii=False, allow_nan=False) + "\n"
+    line = json.dumps(plain(record), ensure_ascii=False, allow_nan=False) + "\n"
     with open(path, "a+b") as file:
         # A run killed inside a write leaves a line without its end: start a new line rather than continue it.
         if file.tell() > 0:
@@ -118,16 +118,16 @@ def read_records(path: str | Path) -> Iterator[dict[str, Any]]:
                 yield record
 
 
-def _plain(value: Any) -> Any:
-    """Tensors, arrays, paths and non-finite floats as what JSON can hold."""
+def plain(value: Any) -> Any:
+    """Return tensors, arrays, paths and non-finite floats as what JSON can hold; the rest as it is."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-SCHEMA = 1
+SCHEMA: Final = 1
 
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
 _SECRET = re.compile(r"(^|[-_])(token|secret|password|passwd|api[-_]?key)$", re.IGNORECASE)

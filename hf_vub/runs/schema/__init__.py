@@ -1,0 +1,124 @@
+"""Typed results: one frozen dataclass for every kind of result JSON, and one function that reads them all.
+
+```python
+from hf_vub.runs.schema import read_result
+
+result = read_result("runs/vub/result.json")  # here a TrainResult
+result.metrics["accuracy"], result["metrics"]["accuracy"]
+```
+
+Start with ``part`` (mapping, reading, writing); ``attacks``, ``training``, ``reproduction`` and ``benchmark`` hold the
+fields with their units. Rates, accuracies and other shares lie between 0 and 1, information is in nats, time in
+seconds, pixels in [0, 1]. Nothing here computes a number.
+"""
+
+from pathlib import Path
+
+from ..files import read_json
+from .attacks import (
+    AttackResult,
+    AttackSummary,
+    BudgetResult,
+    Check,
+    ImageAttackResult,
+    ImageRedraws,
+    ReportCard,
+    ReportCurves,
+    Target,
+    TextAttackResult,
+    TextRedraws,
+)
+from .benchmark import Benchmark, BenchmarkEntry, Curve, Limit, Limits, Machine, Spread, TextCounts
+from .part import Part
+from .reproduction import (
+    BaselineResult,
+    Choice,
+    ClaimVerdict,
+    DataSummary,
+    Examples,
+    HeadResult,
+    HeadSettings,
+    ImageExample,
+    Phases,
+    Reliability,
+    Reproduction,
+    Statistic,
+    StressCard,
+    StressResult,
+    TextExample,
+    TrainingCurve,
+)
+from .result import Metrics, Result
+from .training import Quickstart, TrainResult
+
+__all__ = [
+    "AttackResult",
+    "AttackSummary",
+    "BaselineResult",
+    "Benchmark",
+    "BenchmarkEntry",
+    "BudgetResult",
+    "Check",
+    "Choice",
+    "ClaimVerdict",
+    "Curve",
+    "DataSummary",
+    "Examples",
+    "HeadResult",
+    "HeadSettings",
+    "ImageAttackResult",
+    "ImageExample",
+    "ImageRedraws",
+    "Limit",
+    "Limits",
+    "Machine",
+    "Metrics",
+    "Part",
+    "Phases",
+    "Quickstart",
+    "Reliability",
+    "ReportCard",
+    "ReportCurves",
+    "Reproduction",
+    "Result",
+    "Spread",
+    "Statistic",
+    "StressCard",
+    "StressResult",
+    "Target",
+    "TextAttackResult",
+    "TextCounts",
+    "TextExample",
+    "TextRedraws",
+    "TrainResult",
+    "TrainingCurve",
+    "read_result",
+]
+
+_KINDS: dict[str, type[Result] | type[Quickstart]] = {
+    "train": TrainResult,
+    "text_attack": TextAttackResult,
+    "image_attack": ImageAttackResult,
+    "masking_report_card": ReportCard,
+    "reproduction": Reproduction,
+    "benchmark": Benchmark,
+    "quickstart": Quickstart,
+}
+
+
+def read_result(path: str | Path) -> Result | Quickstart:
+    """Read a result JSON of any kind into its dataclass.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not JSON, of an unknown kind, or has a field that is missing, unknown or of another type.
+
+    Example:
+        >>> read_result("runs/vub/result.json").kind  # doctest: +SKIP
+        'train'
+    """
+    content = read_json(path)
+    kind = content.get("kind", "quickstart" if "rows" in content else None)  # early quick starts have no kind
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise ValueError(f"{path} must have a kind of {', '.join(map(repr, _KINDS))}, but its kind is {kind!r}")
+    return _KINDS[kind].from_json(content, str(path))

@@ -1,0 +1,248 @@
+"""Results of attacks, and the report card of gradient masking."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .part import Part
+from .result import Result
+
+Interval = tuple[float, float]
+"""Lower and upper end of a 95 % confidence interval."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Target(Part):
+    """The class that a targeted attack aims for."""
+
+    index: int
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TextRedraws(Part):
+    """Rates of a random text classifier over fresh draws of its noise, averaged over texts."""
+
+    draws: int
+    """Draws per text."""
+    accuracy_under_attack: float | None
+    accuracy_under_attack_interval: Interval
+    attack_success_rate: float | None
+    attack_success_rate_interval: Interval
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageRedraws(Part):
+    """Rates of a random image classifier over fresh draws of its noise, averaged over the images attacked."""
+
+    draws: int
+    """Draws per image."""
+    attack_success_rate: float
+    attack_success_interval: Interval
+    clean_error_rate: float
+    """Share of draws that misclassify the image as it was before the attack."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AttackResult(Result):
+    """One attack on one classifier.
+
+    Inputs that the classifier gets wrong without an attack are not attacked; they count as wrong under attack.
+    """
+
+    model: str
+    """Folder or Hub id of the classifier."""
+    dataset: str
+    attack: str
+    seed: int
+    how: str
+    """How the examples were drawn: "stratified" or "first"."""
+    noise: str
+    """The predictor that was attacked: "mean", "sampled" or "averaged:k"."""
+    num_examples: int
+    """Examples drawn (of texts) or read (of images)."""
+    rows: str
+    """Digest of the examples attacked."""
+    class_names: tuple[str, ...]
+    num_attacked: int
+    num_successes: int
+    num_skipped: int
+    """Examples that could not be read or are too long."""
+    skipped: dict[str, int]
+    """How many were skipped, by reason."""
+    clean_accuracy: float
+    accuracy_under_attack: float
+    attack_success_rate: float | None
+    """Successes over examples attacked; None where none was."""
+    attack_success_interval: Interval
+    """Wilson's, of the success rate."""
+    seconds: float
+    split: str | None = None
+    """Name of the split attacked."""
+    data_rows: str | None = None
+    """Which rows were attacked, of how many, in words."""
+    rows_seen_in_training: int | None = None
+    """Attacked examples that the checkpoint was trained or selected on; None where it has no training record."""
+    has_training_record: bool | None = None
+    """The checkpoint says which rows it was trained on."""
+    predictor: str | None = None
+    """How the classifier turns scores into a decision, in words."""
+    match_labels: str | None = None
+    """How the data's classes were matched with the model's: "name" or "number"."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TextAttackResult(AttackResult):
+    """An attack on a text classifier."""
+
+    kind: Literal["text_attack"] = "text_attack"
+    revision: str | None
+    """Branch, tag or commit of a Hub checkpoint."""
+    dtype: str
+    """In which the backbone computed."""
+    max_length: int | None
+    """Tokens that a text is cut to."""
+    query_budget: int | None
+    """Queries per text at most; None for the recipe's own limit."""
+    max_words: int
+    """Longer texts are skipped."""
+    weights: tuple[str, ...]
+    """Digests of backbone and head."""
+    head: str | None = None
+    """Name of the head, where several share the backbone."""
+    stopwords: str | None = None
+    """Where the recipe's stop words came from."""
+    wordnet: str | None = None
+    """Where the recipe's synonyms came from."""
+    words_perturbed_mean: float | None
+    """Words changed, averaged over successes; None without a success."""
+    queries_mean: float | None
+    """Queries, averaged over the texts attacked."""
+    redraws: TextRedraws | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BudgetResult(Part):
+    """An image attack at one budget."""
+
+    epsilon: float | None
+    """Largest change in the attack's norm, in [0, 1] pixels; None for an attack without a budget."""
+    accuracy_under_attack: float
+    attack_success_rate: float | None
+    attack_success_interval: Interval
+    num_successes: int
+    l2_mean: float | None
+    """Mean L2 distance of successes in [0, 1] pixels; None without a success."""
+    l2_median: float | None
+    redraws: ImageRedraws | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageAttackResult(AttackResult):
+    """An attack on an image classifier; the top level repeats the largest budget."""
+
+    kind: Literal["image_attack"] = "image_attack"
+    attack_options: dict[str, object]
+    """Hyperparameters of the attack."""
+    target: Target | None
+    batch_size: int
+    weights: str
+    """Digest of the classifier's weights."""
+    epsilon: float | None
+    l2_mean: float | None
+    l2_median: float | None
+    redraws: ImageRedraws | None = None
+    budgets: tuple[BudgetResult, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AttackSummary(Part):
+    """An attack at one budget as tables show it: of one classifier, or averaged over ``num_runs`` heads."""
+
+    kind: Literal["text_attack", "image_attack"]
+    attack: str
+    noise: str
+    how: str
+    seed: int
+    target: Target | None = None
+    stopwords: str | None = None
+    num_examples: int
+    num_attacked: int
+    num_skipped: int
+    clean_accuracy: float
+    accuracy_under_attack: float
+    attack_success_rate: float | None = None
+    attack_success_interval: Interval | None = None
+    """None for an average over heads."""
+    l2_mean: float | None = None
+    l2_median: float | None = None
+    epsilon: float | None = None
+    words_perturbed_mean: float | None = None
+    queries_mean: float | None = None
+    redraws: TextRedraws | ImageRedraws | None = None
+    dataset: str | None = None
+    num_runs: int | None = None
+    split: str | None = None
+    data_rows: str | None = None
+    rows_seen_in_training: int | None = None
+    has_training_record: bool | None = None
+
+
+CheckNumbers = dict[str, float | tuple[float, ...] | dict[str, float] | None]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Check(Part):
+    """One check of a report card."""
+
+    name: str
+    passed: bool | None
+    """None where the check does not apply or was not made."""
+    why: str
+    """The reason in one sentence."""
+    figures: CheckNumbers
+    """The numbers behind it: accuracies and shares, by name; None where one was not measured."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReportCurves(Part):
+    """Accuracies behind the checks, over the examples that are classified correctly without an attack."""
+
+    epsilon: tuple[float, ...]
+    """Budgets of ``pgd``, ``fgs`` and ``noise`` in [0, 1] pixels."""
+    epsilon_square: tuple[float, ...]
+    pgd: tuple[float, ...]
+    fgs: tuple[float, ...]
+    square: tuple[float, ...]
+    noise: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReportCard(Result):
+    """Does a classifier resist attacks, or only hide its gradients?"""
+
+    kind: Literal["masking_report_card"] = "masking_report_card"
+    model: str
+    dataset: str
+    noise: str
+    seed: int
+    how: str
+    epsilon: float
+    """In [0, 1] pixels, in the Linf norm."""
+    num_examples: int
+    num_attacked: int
+    """Examples classified correctly, on which the checks are made."""
+    clean_accuracy: float
+    steps: dict[str, int]
+    """Steps by attack."""
+    tolerance: float
+    """Differences in accuracy up to this are not held against the model."""
+    passed: bool
+    checks: tuple[Check, ...]
+    curves: ReportCurves
+    seconds: float
+    split: str | None = None
+    data_rows: str | None = None
+    rows_seen_in_training: int | None = None
+    has_training_record: bool | None = None
+    predictor: str | None = None
+    match_labels: str | None = None

@@ -1,0 +1,25 @@
+"""The fields that every result has: what made it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..provenance import SCHEMA
+from .part import Part
+
+Metrics = dict[str, float | None]
+"""Metrics by name, None where one is not finite: accuracy and ece are shares, nll, rate and bounds are in nats."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Result(Part):
+    """A result file: ``Result(**provenance(), ...)``."""
+
+    schema: Literal[1] = SCHEMA
+    """Version of the file's layout."""
+    versions: dict[str, str]
+    """Versions of Python and of the packages that can change a number."""
+    command: str
+    """The shell command that made it, its secrets masked."""
+    commit: str | None
+    """The checkout's commit, with "+" where it had changes; None outside a checkout."""
+    kind: str
