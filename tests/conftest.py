@@ -21,7 +21,8 @@ import torch
 from helpers.hub_server import Interpreter, LoopbackHub
 
 torch.set_num_threads(1)
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts" / "benchmark"))
+for scripts in ("scripts", "scripts/benchmark"):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / scripts))
 
 
 @pytest.fixture(autouse=True)

@@ -420,7 +420,8 @@ def test_the_text_attack_script_takes_hub_ids(pushed, online, folder):
 def test_textattacks_command_line_takes_a_hub_id(pushed, online, folder):
     rows = [(row["text"], row["label"]) for row in synthetic.reviews(num_train=2, num_test=2)["test"]]
     (folder / "data.py").write_text(f"import textattack\ndataset = textattack.datasets.Dataset({rows!r})\n")
-    (block,) = re.findall(r"```\n(from hf_vub\.attacks import wrapper\n.*?)```", (ROOT / "README.md").read_text(), re.S)
+    page = (ROOT / "docs" / "attack.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(from hf_vub\.attacks import wrapper\n.*?)```", page, re.DOTALL)
     (folder / "model.py").write_text(block.replace("user/vub-bert-imdb", "user/text"))
     options = ["--model-from-file", "model.py", "--dataset-from-file", "data.py", "--recipe", "deepwordbug"]
     shown = online.run(
