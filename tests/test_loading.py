@@ -14,6 +14,7 @@ from helpers.models import backbone_config, build_model, model_inputs
 from hf_vub.data.synthetic import word_tokenizer
 from hf_vub.model.loading import backbone_dtype, load_classifier, load_processor
 
+NO_TOKENIZER = "holds no Tokenizer|Can't load tokenizer|Couldn't instantiate the backend tokenizer"
 TEXTS = ["a good film", "a bad film", "the film was fine"]
 
 
@@ -60,7 +61,7 @@ def test_a_module_is_left_as_it_is_and_brings_the_tokenizer_of_its_checkpoint(tm
         load_classifier(build_model("bert"), "text")
     (folder / "tokenizer.json").unlink()
     (folder / "tokenizer_config.json").unlink()
-    with pytest.raises(ValueError, match="no tokenizer is saved with the model"):
+    with pytest.raises((OSError, ValueError), match=NO_TOKENIZER):
         load_classifier(network, "text")
 
 
@@ -105,6 +106,33 @@ def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(tmp_path):
     few = load_processor(folder, "text")
     few.add_tokens([f"<image {number}>" for number in range(80)])
     assert load_classifier(folder, "text", processor=few).processor is few
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "roberta", "deberta-v2"])
+@pytest.mark.parametrize("ours", [True, False], ids=["ours", "stock"])
+def test_a_missing_tokenizer_is_missed_on_every_version(name, ours, tmp_path):
+    """transformers 5 makes a tokenizer of five tokens for which every word is unknown."""
+    model = build_model(name)
+    (model if ours else model.backbone).save_pretrained(tmp_path)
+    with pytest.raises((OSError, ValueError), match=NO_TOKENIZER):
+        load_processor(tmp_path, "text")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1, 2]", "\xff"])
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json"])
+def test_a_damaged_file_is_one_sentence_with_its_name(name, content, tmp_path):
+    folder = save(tmp_path / "model", text_model(), "text")
+    (folder / name).write_bytes(content.encode("latin-1"))
+    with pytest.raises((OSError, ValueError), match=f"{name}|{folder}"):
+        load_classifier(folder, "text")
+
+
+@pytest.mark.parametrize("content", ['{"version": "1.0"}', '{"model": {"type": "Odd"}}'])
+def test_a_tokenizer_of_no_known_kind_is_one_sentence(content, tmp_path):
+    folder = save(tmp_path / "model", text_model(), "text")
+    (folder / "tokenizer.json").write_text(content)
+    with pytest.raises(ValueError, match=f"tokenizer.json of {folder} cannot be read|{folder} holds no Tokenizer"):
+        load_classifier(folder, "text")
 
 
 def test_an_unknown_task_is_refused():

@@ -187,9 +187,9 @@ def _processor_of(model: nn.Module, task: Task, revision: str | None, trust_remo
     if source:
         try:
             return load_processor(source, task, revision=revision, trust_remote_code=trust_remote_code)
-        except OSError as error:
+        except OSError:
             if task == "text":
-                raise ValueError(f"no tokenizer is saved with the model {source}: give one as tokenizer") from error
+                raise
             logger.warning("No image processor is saved with %s: it gets pixels in [0, 1] as they are.", source)
     elif task == "text":
         raise ValueError(

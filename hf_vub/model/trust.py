@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file, is_peft_available
 
 # Its value may name a repository whose code is then run as a kernel (CVE-2026-4372).
@@ -38,23 +38,26 @@ def load(auto: Any, name: Any, **options: Any) -> Any:
     """
     with suppress(OSError):  # a tokenizer without a model, or a missing folder, for which the library has its own error
         read_config(name, **options)
-    with clear_errors(name):
-        return auto.from_pretrained(name, **options)
+    with clear_errors(name, auto.__name__.removeprefix("Auto")):
+        loaded = auto.from_pretrained(name, **options)
+    if isinstance(loaded, PreTrainedTokenizerBase) and _knows_no_word(loaded):
+        raise OSError(f"{name} holds no Tokenizer: name the folder or Hub id of one")
+    return loaded
 
 
 @contextmanager
-def clear_errors(name: Any) -> Iterator[None]:
-    """Raise a ValueError that names the checkpoint and the file, where a file of it breaks the library that reads it.
+def clear_errors(name: Any, kind: str = "model") -> Iterator[None]:
+    """Turn the errors of libraries that a checkpoint's files break into one sentence with the name of the file.
 
-    Whatever is wrong with a checkpoint shows as an error of any type from deep inside transformers, tokenizers or torch.
-    Errors that are sentences already (OSError, ImportError, ValueError) pass, and so does running out of memory.
+    A damaged file, or a value that no library knows, shows as an error of any type from deep inside transformers,
+    tokenizers or torch. OSError, ImportError, other ValueErrors and running out of memory pass: they are clear.
 
     Args:
         name: folder or Hub id of the checkpoint.
+        kind: what is read from it, for the message.
 
     Raises:
-        OSError: transformers knows no tokenizer or processor for this kind of model, and none is saved with it.
-        ValueError: a file is damaged or holds a value that the library does not know.
+        ValueError: naming the file where that is known.
     """
     try:
         yield
@@ -63,14 +66,17 @@ def clear_errors(name: Any) -> Iterator[None]:
     except (OSError, ImportError, ValueError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        if isinstance(error, KeyError) and str(error).strip("'").endswith("Config"):
-            raise OSError(f"{name} holds no tokenizer or processor: name another folder or Hub id for it") from error
         if type(error) is Exception:  # the only type that the tokenizers library raises
             raise ValueError(f"tokenizer.json of {name} cannot be read: {error}") from error
-        reason = " ".join(str(error).split()) or "no reason given"
-        raise ValueError(
-            f"{name} cannot be loaded; a value in its configuration may be wrong ({type(error).__name__}: {reason})"
-        ) from error
+        reason = " ".join([f"{type(error).__name__}:", *str(error).split()])
+        raise ValueError(f"{name} holds no {kind} that can be read: a file is missing or wrong ({reason})") from error
+
+
+def _knows_no_word(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell the tokenizer that transformers 5 makes for a model without one: every word is unknown to it."""
+    if len(tokenizer) > 50:
+        return False
+    return not any(map(str.isalnum, "".join(tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens))))
 
 
 def _damaged_file(name: Any) -> str:
@@ -95,7 +101,8 @@ def read_config(name: Any, **options: Any) -> dict[str, Any]:
         OSError: if there is no such configuration.
     """
     hub = {option: options[option] for option in _HUB if option in options}
-    content, _ = PretrainedConfig.get_config_dict(name, **hub)
+    with clear_errors(name, "configuration"):
+        content, _ = PretrainedConfig.get_config_dict(name, **hub)
     if not options.get("trust_remote_code"):
         refuse_code(content, name)
         adapter = find_adapter_config_file(str(name), **hub) if is_peft_available() else None
