@@ -1,4 +1,4 @@
-"""The benchmark: fair alternatives, honest arithmetic, and every stage in its tiny form."""
+"""The benchmark: fair alternatives, correct arithmetic, and every stage in its tiny form."""
 
 import runpy
 import sys
@@ -10,17 +10,17 @@ import torch
 from torch import nn
 
 import baselines
-import stages as benchmarks
+import stages
 from hf_vub.attacks.image.adversaries import CarliniWagner
 from hf_vub.attacks.image.classifier import PixelModel
 from hf_vub.compute.contexts import frozen
 from hf_vub.compute.kernels import FastKernels
 from hf_vub.embeddings.extraction import extract
-from hf_vub.runs.files import read_json
-from measuring import Bench, spread
+from hf_vub.runs.schema import read_result
+from measuring import Bench, Comparison, spread
 from victims import image_victim, text_victim
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "benchmark" / "__main__.py"
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "benchmark"
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +30,16 @@ def victim():
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A bench whose ways take the time that they say."""
+    """A bench on which a workload takes the time that it returns."""
 
-    class Told(Bench):
+    class ScriptedBench(Bench):
         order: list
 
-        def seconds(self, way):
-            self.order.append(way)
-            return way()
+        def seconds(self, workload):
+            self.order.append(workload)
+            return workload()
 
-    bench = Told(repeats=3, quick=True, device=torch.device("cpu"))
+    bench = ScriptedBench(repeats=3, quick=True, device=torch.device("cpu"))
     bench.order = []
     bench.flop_rates = {"float32": 100.0, "bfloat16": 200.0}
     bench._bandwidths = {100: 50.0}
@@ -47,14 +47,15 @@ def clock(monkeypatch):
 
 
 def compare(bench, ours, alternative, **options):
-    return bench.compare("stage", "what was before", ours, alternative, unit="step", targets={"cpu": 2.0}, **options)
+    names = {"stage": "stage", "name": "name", "against": "alternative", "unit": "step"}
+    return bench.compare(Comparison(**names, ours=ours, alternative=alternative, targets={"cpu": 2.0}, **options))
 
 
-def test_ways_take_turns_and_the_first_turn_does_not_count(clock):
+def test_workloads_take_turns_and_the_first_turn_does_not_count(clock):
     times = {"ours": iter([9.0, 1.0, 2.0, 3.0]), "alternative": iter([9.0, 4.0, 4.0, 6.0])}
     ours, alternative = (lambda name=name: next(times[name]) for name in times)
     entry = compare(clock, ours, alternative, flops=50.0)
-    assert [way is ours for way in clock.order] == [False, True, True, False, False, True, True, False]
+    assert [workload is ours for workload in clock.order] == [False, True, True, False, False, True, True, False]
     assert entry["seconds"]["ours"] == {"median": 2.0, "lower": 1.5, "upper": 2.5}
     assert entry["ratio"]["median"] == 2.0
     assert entry["reached"]
@@ -135,12 +136,12 @@ def test_products_by_onednn_are_counted_as_torchs_own():
             layer(entered)
         return 2
 
-    assert benchmarks._flops_per_unit(ours) == 7 * 2 * 300 * 400
+    assert stages._flops_per_unit(ours) == 7 * 2 * 300 * 400
 
 
 def test_training_leaves_a_text_victim_as_it_was(victim):
     before = victim.vub.head.bottleneck_decoder.weight.clone()
-    with victim.kept():
+    with victim.weights_restored():
         victim.vub.head.bottleneck_decoder.weight.data += 1.0
     assert torch.equal(victim.vub.head.bottleneck_decoder.weight, before)
 
@@ -161,21 +162,19 @@ def run(monkeypatch, *words):
 def test_every_stage_and_curve_without_attacks_on_texts(tmp_path, monkeypatch):
     pytest.importorskip("foolbox")
     pytest.importorskip("sklearn")
-    stages = [name for name in benchmarks.STAGES if name not in ("text_attacks", "grid_attack")]
+    names = [name for name in stages.STAGES if name not in ("text_attacks", "grid_attack")]
     output = tmp_path / "benchmark.json"
     run(
-        monkeypatch, "--quick", "--repeats", 1, "--stages", ",".join(stages), "--output", output,
+        monkeypatch, "--quick", "--repeats", 1, "--stages", ",".join(names), "--output", output,
         "--curves", "sweep_over_runs,sweep_over_rows", "--threads", torch.get_num_threads(),
     )  # fmt: skip
-    result = read_json(output)
-    assert list(dict.fromkeys(entry["stage"] for entry in result["entries"])) == stages
-    for entry in result["entries"]:
-        assert entry["ratio"]["median"] == pytest.approx(
-            entry["seconds"]["alternative"]["median"] / entry["seconds"]["ours"]["median"]
-        )
-        assert entry["limit"]["share"] > 0
-    assert result["limits"]["flops_per_second"]["float32"] > 0
-    assert {"schema", "versions", "command", "machine", "seconds"} <= result.keys()
+    result = read_result(output)
+    assert list(dict.fromkeys(entry.stage for entry in result.entries)) == names
+    for entry in result.entries:
+        assert entry.ratio.median == pytest.approx(entry.seconds["alternative"].median / entry.seconds["ours"].median)
+        assert entry.limit.share > 0
+    assert result.limits.flops_per_second["float32"] > 0
+    assert result.seconds > 0
     assert {path.name for path in tmp_path.glob("*.png")} == {
         "benchmark-sweep-over-runs.png",
         "benchmark-sweep-over-rows.png",
@@ -186,8 +185,8 @@ def test_every_stage_and_curve_without_attacks_on_texts(tmp_path, monkeypatch):
 @pytest.mark.skipif(find_spec("textattack") is None, reason="text attacks are an optional extra")
 @pytest.mark.parametrize("stage", ["text_attacks", "grid_attack"])
 def test_stages_that_attack_texts(stage):
-    entries = list(benchmarks.STAGES[stage](Bench(repeats=1, quick=True, device=torch.device("cpu"))))
-    assert all(entry.get("same_outcomes", True) for entry in entries if "bfloat16" not in entry["name"])
+    entries = list(stages.STAGES[stage](Bench(repeats=1, quick=True, device=torch.device("cpu"))))
+    assert all(entry.same_outcomes is not False for entry in entries if "bfloat16" not in entry.name)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
-"""The procedures that the benchmark compares with, written here from what is known of their behaviour.
+"""The alternatives that the benchmark compares with.
 
-None of this is anybody's published code: each function is a small, faithful re-implementation of what such code
-does, so that both sides of a ratio can be measured in one run on one machine.
+Each function is a small re-implementation of what published code does, so that both sides of a ratio are measured in
+one run on one machine.
 
-| function | what it does as it was done before |
+| function | procedure |
 |---|---|
 | ``train_head`` | one head at a time: a DataLoader of single rows, autograd, Adam, the entropy in float64 |
 | ``embed`` | every text padded to 512 tokens, float32, batches of 32 in the order of the data |
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from hf_vub.attacks.text import textattack_compat
+from hf_vub.compute.contexts import seeded
 from hf_vub.model.head import VUBHead
 
 
@@ -34,8 +35,8 @@ def train_head(
         features: shape (rows, feature_size).
         labels: shape (rows,).
         num_labels: classes.
-        steps: of Adam.
-        batch_size: rows in a step.
+        steps: steps of Adam.
+        batch_size: rows per step.
         beta: weight of the rate.
     """
     head = VUBHead(features.shape[1], num_labels).to(features.device)
@@ -63,7 +64,7 @@ def train_head(
 
 @torch.no_grad()
 def embed(model: Any, tokenizer: Any, texts: Sequence[str], max_length: int = 512, batch_size: int = 32) -> Tensor:
-    """Features (texts, feature_size) of a model that has ``features``."""
+    """Return the features (texts, feature_size) of a model that has ``features``."""
     device = next(model.parameters()).device
     encoded = tokenizer(
         list(texts), padding="max_length", truncation=True, max_length=max_length, return_tensors="pt"
@@ -78,29 +79,27 @@ def embed(model: Any, tokenizer: Any, texts: Sequence[str], max_length: int = 51
 def text_attack(
     model: nn.Module, tokenizer: Any, recipe: str, texts: Sequence[str], labels: Sequence[int], query_budget: int
 ) -> list[Any]:
-    """TextAttack's own results of a recipe on texts, each from the random state of ``attack_text``.
+    """Attack texts with TextAttack's own loop, each from the random state of ``attack_text``.
 
     Args:
         model: a stock classifier, in evaluation mode.
-        tokenizer: of the model.
+        tokenizer: tokenizer of the model.
         recipe: class name.
-        texts: to attack; text i is seeded with (0, i).
+        texts: texts to attack; text i is seeded with (0, i).
         labels: their classes.
         query_budget: queries per text.
     """
-    from hf_vub.compute.contexts import seeded
-
     textattack = textattack_compat.load()
     wrapper = textattack.models.wrappers.HuggingFaceModelWrapper(model, tokenizer)
     with textattack_compat.quiet(), textattack_compat.no_downloads():
         search = getattr(textattack.attack_recipes, recipe).build(wrapper)
         search.goal_function.query_budget = query_budget
-        found = []
+        results = []
         for row, (text, label) in enumerate(zip(texts, labels, strict=True)):
             with seeded(0, row):
-                found.append(search.attack(textattack.shared.AttackedText(text), label))
+                results.append(search.attack(textattack.shared.AttackedText(text), label))
             search.clear_cache()
-    return found
+    return results
 
 
 def carlini_wagner(
@@ -112,19 +111,19 @@ def carlini_wagner(
     stepsize: float = 0.01,
     initial_const: float = 1e-3,
 ) -> Tensor:
-    """The targeted L2 attack of Carlini and Wagner (2017) on pixels in [0, 1], without early stopping.
+    """Run the targeted L2 attack of Carlini and Wagner (2017) on pixels in [0, 1], without early stopping.
 
     Args:
         model: takes pixels, gives logits.
         images: shape (batch, channels, height, width).
         targets: classes to reach, shape (batch,).
-        steps: of Adam per weight of the loss.
-        binary_search_steps: weights tried.
+        steps: steps of Adam per weight of the loss.
+        binary_search_steps: weights of the loss to try.
         stepsize: learning rate.
         initial_const: first weight.
 
     Returns:
-        The nearest adversarial image found; the original where there is none.
+        The nearest adversarial image of every image; the original where none was found.
     """
     batch = len(images)
     lower, upper = np.zeros(batch), np.full(batch, 1e10)

@@ -1,8 +1,8 @@
-"""Ratios of speed: two ways to do the same work, measured in turns, beside what the machine can do.
+"""Compare the time of two workloads that do the same work, and relate it to the limits of the machine.
 
-In turns, so that whatever else the machine does meets both ways alike; of the repeats the medians and the quartiles are
-kept. The limit is the time that the work's arithmetic or its memory traffic would take at the rates measured in the
-same run, whichever is longer: its share of our own time says how much there is still to gain.
+The workloads take turns, so that whatever else the machine does affects both alike; medians and quartiles are over the
+repeats. The limit is the time that the arithmetic or the memory traffic would take at the rates measured in the same
+run, whichever is longer.
 """
 
 import contextlib
@@ -18,24 +18,59 @@ from typing import Any
 import numpy as np
 import torch
 
+from hf_vub.compute import kernels
 from hf_vub.compute.cores import one_thread
-from hf_vub.compute.kernels import has_onednn, product
+from hf_vub.runs.schema import BenchmarkEntry, Limit, Limits, Machine, Spread
 from victims import TextVictim, text_victim
 
-Way = Callable[[], float]
-"""Does some work and says how many units of it."""
+Workload = Callable[[], float]
+"""Does some work and returns the number of units done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two workloads that do the same work.
+
+    Attributes:
+        stage: the stage it belongs to.
+        name: name of the entry.
+        against: description of the alternative.
+        unit: unit of the work.
+        ours, alternative: the two workloads.
+        others: further workloads, measured in the same turns.
+        profiled: a short form of ours to profile where the target is missed.
+        targets: ratio to reach, by "cpu" and "cuda".
+        flops: floating point operations of one unit.
+        dtype: dtype of the arithmetic.
+        traffic: bytes that one unit must read and write at least.
+        working_set: bytes among which they are moved.
+    """
+
+    stage: str
+    name: str
+    against: str
+    unit: str
+    ours: Workload
+    alternative: Workload
+    others: Mapping[str, Workload] = field(default_factory=dict)
+    profiled: Workload | None = None
+    targets: Mapping[str, float] = field(default_factory=dict)
+    flops: float
+    dtype: str = "float32"
+    traffic: float = 0.0
+    working_set: int = 2**28
 
 
 @dataclass
 class Bench:
-    """What all stages share: sizes, repeats, the machine's rates and the models.
+    """Hold what all stages share: sizes, repeats, the rates of the machine and the models.
 
     Args:
-        repeats: measurements of every way, after one that is not counted.
-        quick: tiny sizes, to see that everything works.
+        repeats: measurements of every workload, after one that is not counted.
+        quick: take tiny sizes, to see that everything works.
         model: folder or Hub id of a text classifier; by default a random one of MiniLM's shape.
-        dataset: of texts, for ``hf_vub.data.splits``; by default generated reviews as long as IMDB's.
-        device: where to run.
+        dataset: name or path of texts; by default generated reviews as long as IMDB's.
+        device: device to run on.
     """
 
     repeats: int = 5
@@ -50,11 +85,11 @@ class Bench:
         self._bandwidths: dict[int, float] = {}
 
     def size(self, full: int, quick: int) -> int:
-        """One of two sizes."""
+        """Return one of two sizes."""
         return quick if self.quick else full
 
     @property
-    def lanes(self) -> int:
+    def parallel_runs(self) -> int:
         """Runs of a sweep that train at the same time: one per thread of a CPU, thirty on a GPU."""
         return torch.get_num_threads() if self.device.type == "cpu" else 30
 
@@ -68,12 +103,12 @@ class Bench:
         """Floating point operations per second in large matrix products, by the name of the dtype."""
         size = self.size(2048 if self.device.type == "cpu" else 8192, 256)
         return {
-            str(dtype).removeprefix("torch."): 2 * size**3 / self._fastest(_products(size, dtype, self.device))
+            str(dtype).removeprefix("torch."): 2 * size**3 * self._best_rate(_products(size, dtype, self.device))
             for dtype in (torch.float32, torch.bfloat16)
         }
 
     def bandwidth(self, working_set: int) -> float:
-        """Bytes per second, read and written, in copying within a working set of so many bytes."""
+        """Return the bytes per second, read and written, in copying within a working set of that many bytes."""
         size = max(1, working_set // 8)
         if size not in self._bandwidths:
             source, target = (torch.ones(size, device=self.device) for _ in range(2))
@@ -84,109 +119,74 @@ class Bench:
                     target.copy_(source)
                 return 8 * size * times
 
-            self._bandwidths[size] = 1 / self._fastest([copy], work_is_one=False)
+            self._bandwidths[size] = self._best_rate([copy])
         return self._bandwidths[size]
 
-    def limits(self) -> dict[str, Any]:
-        """The rates measured so far, for the record."""
-        return {
-            "flops_per_second": self.flop_rates,
-            "bytes_per_second": {str(8 * size): rate for size, rate in sorted(self._bandwidths.items())},
-        }
+    def limits(self) -> Limits:
+        """Return the rates measured so far."""
+        bandwidths = {str(8 * size): rate for size, rate in sorted(self._bandwidths.items())}
+        return Limits(flops_per_second=self.flop_rates, bytes_per_second=bandwidths)
 
-    def compare(
-        self,
-        name: str,
-        against: str,
-        ours: Way,
-        alternative: Way,
-        *,
-        unit: str,
-        targets: Mapping[str, float],
-        flops: float,
-        dtype: str = "float32",
-        traffic: float = 0.0,
-        working_set: int = 2**28,
-        others: Mapping[str, Way] | None = None,
-        profiled: Way | None = None,
-    ) -> dict[str, Any]:
-        """Measure one entry.
-
-        Args:
-            name: of the entry.
-            against: what the alternative is.
-            ours, alternative: the two ways.
-            unit: of the work.
-            targets: ratio to reach, by "cpu" and "cuda".
-            flops: of one unit.
-            dtype: of the arithmetic.
-            traffic: bytes that one unit must move at least.
-            working_set: bytes among which they move.
-            others: further ways measured in the same turns.
-            profiled: a short form of ours to profile.
-
-        Returns:
-            The entry: ``seconds`` per unit of every way, the ``ratio`` of the alternative's to ours (both as median
-            and quartiles), whether it reaches the target, the ``limit``, and, where it does not, a ``profile``.
-        """
-        seconds = self.in_turns({"ours": ours, "alternative": alternative, **(others or {})})
+    def compare(self, comparison: Comparison) -> BenchmarkEntry:
+        """Measure the seconds per unit of every workload, the ratio, the target and the limit."""
+        workloads = {"ours": comparison.ours, "alternative": comparison.alternative, **comparison.others}
+        seconds = self.in_turns(workloads)
         ratio = spread([slow / fast for slow, fast in zip(seconds["alternative"], seconds["ours"], strict=True)])
-        spreads = {way: spread(found) for way, found in seconds.items()}
-        bounds = {
-            "arithmetic": flops / self.flop_rates[dtype],
-            "memory": traffic / self.bandwidth(working_set) if traffic else 0.0,
-        }
-        bound = max(bounds, key=lambda key: bounds[key])
-        target = targets.get(self.device.type)
-        entry = {
-            "name": name,
-            "against": against,
-            "unit": unit,
-            "seconds": spreads,
-            "ratio": ratio,
-            "target": target,
-            "reached": None if target is None else ratio["median"] >= target,
-            "limit": {
-                "bound": f"{bound} ({dtype})" if bound == "arithmetic" else bound,
-                "seconds": bounds[bound],
-                "share": bounds[bound] / spreads["ours"]["median"],
-            },
-        }
-        if entry["reached"] is False and not self.quick:
-            entry["profile"] = profile(profiled or ours)
-        return entry
+        spreads = {name: spread(measured) for name, measured in seconds.items()}
+        target = comparison.targets.get(self.device.type)
+        reached = None if target is None else ratio.median >= target
+        missed = reached is False and not self.quick
+        return BenchmarkEntry(
+            stage=comparison.stage,
+            name=comparison.name,
+            against=comparison.against,
+            unit=comparison.unit,
+            seconds=spreads,
+            ratio=ratio,
+            target=target,
+            reached=reached,
+            limit=self._limit(comparison, spreads["ours"].median),
+            profile=profile(comparison.profiled or comparison.ours) if missed else None,
+        )
 
-    def in_turns(self, ways: Mapping[str, Way]) -> dict[str, list[float]]:
-        """Seconds per unit of every way and repeat; the first turn fills caches and is not counted."""
-        found: dict[str, list[float]] = {name: [] for name in ways}
+    def _limit(self, comparison: Comparison, seconds: float) -> Limit:
+        arithmetic = comparison.flops / self.flop_rates[comparison.dtype]
+        memory = comparison.traffic / self.bandwidth(comparison.working_set) if comparison.traffic else 0.0
+        bound = "memory" if memory > arithmetic else f"arithmetic ({comparison.dtype})"
+        least = max(arithmetic, memory)
+        return Limit(bound=bound, seconds=least, share=least / seconds)
+
+    def in_turns(self, workloads: Mapping[str, Workload]) -> dict[str, list[float]]:
+        """Return the seconds per unit of every workload and repeat; a first turn fills caches and is not counted."""
+        measured: dict[str, list[float]] = {name: [] for name in workloads}
         for turn in range(self.repeats + 1):
-            for name in list(ways)[:: 1 if turn % 2 else -1]:
-                elapsed = self.seconds(ways[name])
+            for name in list(workloads)[:: 1 if turn % 2 else -1]:
+                seconds = self.seconds(workloads[name])
                 if turn:
-                    found[name].append(elapsed)
-        return found
+                    measured[name].append(seconds)
+        return measured
 
-    def seconds(self, way: Way) -> float:
-        """Seconds per unit of a way."""
-        self._wait()
+    def seconds(self, workload: Workload) -> float:
+        """Return the seconds per unit of a workload."""
+        self._synchronize()
         began = time.perf_counter()
-        work = way()
-        self._wait()
-        return (time.perf_counter() - began) / work
+        units = workload()
+        self._synchronize()
+        return (time.perf_counter() - began) / units
 
-    def _wait(self) -> None:
+    def _synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
-    def _fastest(self, ways: Sequence[Way], work_is_one: bool = True) -> float:
-        """Seconds of the fastest of some ways in the best of its repeats: a rate is what the machine can do."""
-        for way in ways:
-            way()
-        return min(self.seconds(way) for way in ways for _ in range(5))
+    def _best_rate(self, workloads: Sequence[Workload]) -> float:
+        """Return the units per second of the fastest workload in the best of 5 repeats."""
+        for workload in workloads:
+            workload()
+        return 1 / min(self.seconds(workload) for workload in workloads for _ in range(5))
 
 
-def profile(way: Way, rows: int = 6) -> dict[str, float]:
-    """The operators that a way spends most of its time in on one core, with their shares of the operators' time."""
+def profile(workload: Workload, operators: int = 6) -> dict[str, float]:
+    """Return the operators that take most time on one core, with their shares of the time of all operators."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as record
 
@@ -194,29 +194,26 @@ def profile(way: Way, rows: int = 6) -> dict[str, float]:
     options: dict[str, Any] = {}
     with contextlib.suppress(TypeError):  # an older torch sees the calling thread only
         options["experimental_config"] = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)
-    # A profile sees the operators of this process alone.
-    with one_thread(), record(activities=activities, **options) as found:
-        way()
+    with one_thread(), record(activities=activities, **options) as recorded:  # it sees this process only
+        workload()
     kind = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-    times = {event.key: float(getattr(event, kind)) for event in found.key_averages()}
+    times = {event.key: float(getattr(event, kind)) for event in recorded.key_averages()}
     total = sum(times.values()) or 1.0
-    return {key: times[key] / total for key in sorted(times, key=lambda key: -times[key])[:rows]}
+    return {key: times[key] / total for key in sorted(times, key=lambda key: -times[key])[:operators]}
 
 
-def machine(bench: Bench) -> dict[str, Any]:
-    """What was measured on."""
-    device = platform.processor() or platform.machine()
+def machine(bench: Bench) -> Machine:
+    """Describe the machine."""
+    cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        device = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    found: dict[str, Any] = {"cpu": device, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": None}
-    if bench.device.type == "cuda":
-        found["gpu"] = torch.cuda.get_device_name(bench.device)
-    return found
+        cpu = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    gpu = torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else None
+    return Machine(cpu=cpu, cores=os.cpu_count(), threads=torch.get_num_threads(), gpu=gpu)
 
 
-def _products(size: int, dtype: torch.dtype, device: torch.device) -> list[Way]:
-    """A large matrix product, by every library that torch has for it."""
+def _products(size: int, dtype: torch.dtype, device: torch.device) -> list[Workload]:
+    """Return one large matrix product by every library that torch has for it."""
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
 
     def default() -> float:
@@ -224,13 +221,13 @@ def _products(size: int, dtype: torch.dtype, device: torch.device) -> list[Way]:
         return 1
 
     def onednn() -> float:
-        product(left, right)
+        kernels.product(left, right)
         return 1
 
-    return [default, onednn] if device.type == "cpu" and has_onednn() else [default]
+    return [default, onednn] if device.type == "cpu" and kernels.has_onednn() else [default]
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median and quartiles."""
+def spread(values: Sequence[float]) -> Spread:
+    """Return median and quartiles."""
     lower, middle, upper = np.quantile(values, [0.25, 0.5, 0.75])
-    return {"median": float(middle), "lower": float(lower), "upper": float(upper)}
+    return Spread(median=float(middle), lower=float(lower), upper=float(upper))
