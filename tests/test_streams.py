@@ -10,10 +10,10 @@ from transformers import DataCollatorWithPadding
 
 from helpers.models import backbone_config, build_model
 from hf_vub import VUBConfig, VUBForSequenceClassification, VUBTrainer, VUBTrainingArguments
-from hf_vub.attacks.image.attack import attack as attack_images
+from hf_vub.attacks import attack_image
 from hf_vub.data import synthetic
 from hf_vub.data.preprocessing import tokenize
-from hf_vub.data.streams import stored
+from hf_vub.data.streams import materialize
 from hf_vub.embeddings.extraction import extract
 from hf_vub.model.timm_processing import timm_image_processor
 
@@ -87,7 +87,7 @@ def test_the_features_of_a_stream_are_those_of_its_rows(texts, cache, tmp_path):
 
 
 def test_images_stay_as_they_are(photos):
-    kept = stored(photos.to_iterable_dataset())
+    kept = materialize(photos.to_iterable_dataset())
     assert kept.features == photos.features
     for ours, theirs in zip(kept, photos, strict=True):
         assert np.array_equal(np.asarray(ours["image"]), np.asarray(theirs["image"]))
@@ -98,22 +98,20 @@ def test_images_stay_as_they_are(photos):
 def test_an_attack_on_a_stream_is_the_attack_on_its_rows(photos, how):
     model = build_model("resnet")
     processor = timm_image_processor({"input_size": [3, 32, 32], "crop_pct": 1.0})
-    options = {"num_examples": 6, "how": how, "progress": False}
-    found, expected = (
-        attack_images(model, processor, data, "fgs", **options) for data in (photos.to_iterable_dataset(), photos)
-    )
+    options = {"processor": processor, "num_examples": 6, "how": how, "progress": False}
+    found, expected = (attack_image(model, data, "fgs", **options) for data in (photos.to_iterable_dataset(), photos))
     assert found["rows"] == expected["rows"]
     assert found["budgets"] == expected["budgets"]
 
 
 def test_a_text_attack_on_a_stream_is_the_attack_on_its_rows(texts):
     pytest.importorskip("textattack", reason="text attacks are an optional extra")
-    from hf_vub.attacks.text.attack import attack
+    from hf_vub.attacks import attack_text
 
     reviews, tokenizer, model = texts
-    options = {"num_examples": 4, "max_length": 24, "progress": False}
+    options = {"tokenizer": tokenizer, "num_examples": 4, "max_length": 24, "progress": False}
     data = reviews["test"]
-    found, expected = (attack(model, tokenizer, rows, **options) for rows in (data.to_iterable_dataset(), data))
+    found, expected = (attack_text(model, rows, **options) for rows in (data.to_iterable_dataset(), data))
     assert found["rows"] == expected["rows"]
     assert found["queries_mean"] == expected["queries_mean"]
 
@@ -123,9 +121,9 @@ def test_only_what_is_asked_for_is_read():
         yield from ({"text": "a", "label": 0} for _ in range(3))
         raise AssertionError("read too far")
 
-    assert stored(datasets.IterableDataset.from_generator(rows), 3).num_rows == 3
+    assert materialize(datasets.IterableDataset.from_generator(rows), 3).num_rows == 3
 
 
 def test_what_is_no_stream_is_left_alone(photos):
-    assert stored(photos) is photos
-    assert stored("imdb") == "imdb"
+    assert materialize(photos) is photos
+    assert materialize("imdb") == "imdb"

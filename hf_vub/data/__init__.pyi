@@ -1,4 +1,31 @@
+from .columns import find_column
+from .labels import align_labels
 from .preprocessing import image_transform, tokenize
-from .splits import check_labels, label_names, load_splits, read_labels, subset
+from .record import TrainingRecord, row_digests
+from .splits import (
+    Evaluation,
+    Splits,
+    check_labels,
+    label_names,
+    load_evaluation,
+    load_splits,
+    read_labels,
+    subset,
+)
 
-__all__ = ["check_labels", "image_transform", "label_names", "load_splits", "read_labels", "subset", "tokenize"]
+__all__ = [
+    "Evaluation",
+    "Splits",
+    "TrainingRecord",
+    "align_labels",
+    "check_labels",
+    "find_column",
+    "image_transform",
+    "label_names",
+    "load_evaluation",
+    "load_splits",
+    "read_labels",
+    "row_digests",
+    "subset",
+    "tokenize",
+]

@@ -54,7 +54,7 @@ class image_transform:
     Give the Trainer ``remove_unused_columns=False``: the image column is used here and not by the model.
 
     Example:
-        >>> splits["train"].set_transform(image_transform(processor, train=True))
+        >>> splits["train"].set_transform(image_transform(processor, train=True))  # doctest: +SKIP
     """
 
     def __init__(self, processor: Any, train: bool = False, flip: bool = True) -> None:
@@ -116,7 +116,7 @@ def to_rgb(image: Any) -> Any:
     return image
 
 
-def keep_from_programs() -> None:
+def disable_ghostscript() -> None:
     """Stop pillow from handing images to Ghostscript, a program, as it does with EPS under whatever file name."""
     with suppress(ImportError):
         from PIL import EpsImagePlugin

@@ -1,44 +1,86 @@
 """Named or local data sets as splits ready for a model.
 
-`load_splits` reads, `subset` draws, `check_labels` refuses early what would fail late. Columns are always called
-``text`` or ``image``, and ``label``.
+`load_splits` reads what is trained on, `load_evaluation` what is tested or attacked. Which rows are held out is a
+function of the data set alone: every command that reads the same data set holds out the same rows. Columns are always
+called ``text`` (and ``text_pair``) or ``image``, and ``label``.
 """
 
+import hashlib
+import json
 import logging
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from datasets import (
-    ClassLabel,
-    Dataset,
-    DatasetDict,
-    Features,
-    Image,
-    Value,
-    concatenate_datasets,
-    load_dataset,
-    load_from_disk,
-)
-from datasets.exceptions import DatasetGenerationError
+import pyarrow as pa
+from datasets import ClassLabel, Dataset, DatasetDict
 from numpy.typing import NDArray
 
-from .preprocessing import keep_from_programs
+from .classes import to_class_labels
+from .columns import Columns, Medium, canonical, find_column, find_sources, is_text
+from .image_folders import anchor_images
+from .reading import RawSplits, read_splits
+from .record import TrainingRecord, row_digests
 
 logger = logging.getLogger(__name__)
 
-BUILT_IN = ("synthetic-reviews", "digits")
+HOLD_OUT = 0.2
+"""Share of the rows held out as the test split of a data set that has none."""
 
-_TEXT_NAMES = ("text", "sentence", "review", "content")
-_IMAGE_NAMES = ("image", "img")
-_LABEL_NAMES = ("label", "labels", "category", "fine_label")
-_BUILDERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
-_SPLIT_OF_FILE = re.compile(r"(train|test|validation|valid|val|dev)(?![a-z])", re.IGNORECASE)
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_MAX_CLASSES = 1_000_000
-_UNLABELLED = "-1 stands for no label, so name a labelled split"
+_SPLIT_SEED = 0
+
+
+class Splits(DatasetDict):
+    """The splits of one data set, with where their rows come from.
+
+    Attributes:
+        name: of the data set, as the user gave it.
+        origin: where the rows of each split come from, such as "20% of split 'train', stratified, split seed 0".
+        digest: sha256 of the content and labels of all rows as read, before any row is held out or left out. It
+            depends neither on file names nor on times.
+    """
+
+    def __init__(
+        self, splits: Mapping[str, Dataset], name: str, origin: Mapping[str, str], whole: Mapping[str, Dataset]
+    ) -> None:
+        super().__init__(splits)
+        self.name = name
+        self.origin = dict(origin)
+        self._whole = dict(whole)
+
+    @cached_property
+    def digest(self) -> str:
+        """Return the sha256 of all rows as read (hexadecimal)."""
+        content = hashlib.sha256()
+        for split, dataset in sorted(self._whole.items()):
+            if len(self._whole) > 1:  # the name of a single file decides nothing
+                content.update(split.encode())
+            content.update(json.dumps(dataset.features["label"].names).encode())
+            content.update(row_digests(dataset).astype("<i8").tobytes())
+            content.update(read_labels(dataset).astype("<i8").tobytes())
+        return content.hexdigest()
+
+    def __missing__(self, split: str) -> Dataset:
+        raise ValueError(f"{self.name} has no {split} split, only {', '.join(self)}")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The rows on which a model is tested or attacked.
+
+    Attributes:
+        dataset: rows with the columns text (and text_pair) or image, and label (ClassLabel).
+        name: of the data set, as the user gave it.
+        split: the data set's own name of the split, "held-out" or "all".
+        description: which rows these are, and how many.
+    """
+
+    dataset: Dataset
+    name: str
+    split: str
+    description: str
 
 
 def load_splits(
@@ -46,17 +88,23 @@ def load_splits(
     *,
     train_split: str | None = None,
     test_split: str | None = None,
-    text_column: str | None = None,
+    text_column: str | Sequence[str] | None = None,
     label_column: str | None = None,
     image_column: str | None = None,
+    column_names: str | Sequence[str] | None = None,
+    medium: Medium | None = None,
     config_name: str | None = None,
     revision: str | None = None,
     max_train: int | None = None,
     max_test: int | None = None,
-    hold_out: float = 0.2,
+    hold_out: float = HOLD_OUT,
+    validation: float = 0.0,
     seed: int = 0,
-) -> DatasetDict:
-    """Read a classification data set and give its splits "train" and "test", and "validation" where it has one.
+) -> Splits:
+    """Read a classification data set and return its splits "train", "validation" and "test", as far as it has them.
+
+    Held-out rows, for a missing test split and for validation, are stratified by class and drawn with a fixed seed:
+    they depend on the data set alone.
 
     Args:
         name_or_path: "synthetic-reviews" or "digits" (built in); a parquet, CSV, TSV, JSON or JSON-lines file; a folder
@@ -64,73 +112,144 @@ def load_splits(
             folders called train, test, validation or val; a ``save_to_disk`` folder; or a name on the Hub.
         train_split, test_split: what the two splits are called there. Without a test split the validation split is
             the test split.
-        text_column, label_column, image_column: what the columns are called there; the usual names are recognised.
+        text_column: of the texts; the usual names are recognised. ``["premise", "hypothesis"]`` (or
+            ``"premise,hypothesis"``) makes pairs, which tokenizers mark as such; ``"title+body"`` joins columns with a
+            blank.
+        label_column, image_column: what these columns are called there; the usual names are recognised.
+        column_names: names of all columns of a CSV or TSV file without a header, as a list or with commas.
+        medium: "text" or "image", where only one will do; by default a column of images comes first.
         config_name, revision: of a Hub data set.
-        max_train, max_test: rows kept, drawn by label with ``seed`` (see `subset`).
+        max_train, max_test: rows kept, drawn by label with ``seed`` (see `subset`). Validation rows carved from the
+            training rows count as training rows.
         hold_out: share of the training rows that becomes the test split where the data has no other split; with 0
             the only split is the test split and there is no training split.
-        seed: of every draw made here.
+        validation: share of the training rows that becomes the validation split where the data has none to spare.
+        seed: draws ``max_train`` and ``max_test`` rows, and decides nothing else.
 
     Returns:
-        Splits with the columns "text" or "image", and "label" (ClassLabel: class names that are strings are sorted,
-        numbers keep their value and are called by it).
+        Splits with the columns "text" (and "text_pair") or "image", and "label" (ClassLabel: names are sorted; numbers
+        are sorted and called by their value).
 
     Raises:
         FileNotFoundError: nothing of that name.
-        ValueError: a split or column that is not there, no rows, missing texts, labels missing or out of range.
+        ValueError: a file, split or column that is not there or cannot be read, no rows, missing texts, labels missing
+            or unknown to training, an image outside the data set's folder.
 
     Example:
         >>> load_splits("synthetic-reviews", max_train=100)["train"].column_names
         ['text', 'label']
     """
-    if not 0 <= hold_out < 1:
-        raise ValueError(f"hold_out must be at least 0 and less than 1, but is {hold_out}")
-    keep_from_programs()
+    for option, share in (("hold_out", hold_out), ("validation", validation)):
+        if not 0 <= share < 1:
+            raise ValueError(f"{option} must be at least 0 and less than 1, but is {share}")
+    for option, most in (("max_train", max_train), ("max_test", max_test)):
+        if most is not None and most < 1:
+            raise ValueError(f"{option} must be at least 1, but is {most}")
     name = str(name_or_path)
-    found = _read(name, config_name, revision, seed)
-    splits = _name_splits(found, name, train_split, test_split)
-    for split, dataset in splits.items():
-        if not len(dataset):
-            raise ValueError(f"{name}: split {split!r} has no rows")
-    splits = _canonical_columns(splits, name, text_column, label_column, image_column)
-    splits = _class_labels(splits, name)
+    columns = Columns(text_column, label_column, image_column, medium)
+    raw = read_splits(name, config_name, revision, column_names, columns.named())
+    named = _name_splits(raw.splits, name, train_split, test_split)
+    whole = _canonical(raw, named, name, columns)
+    splits = dict(whole)
+    origin = {split: f"split {theirs!r}" for split, theirs in named.items()}
     if "test" not in splits:
-        train = splits.pop("train")
         if hold_out == 0:
-            splits["test"] = train
+            splits["test"], origin["test"] = splits.pop("train"), origin.pop("train")
         else:
-            rows = max(1, round(len(train) * hold_out))
-            if rows >= len(train):
-                raise ValueError(
-                    f"{name} has {len(train)} rows, too few to hold out {hold_out} of them for the test split"
-                )
-            logger.info("%s has no test split: %d of its rows are held out for it", name, rows)
-            chosen = _draw(read_labels(train), rows, seed)
-            splits["train"] = train.select(np.setdiff1d(np.arange(len(train)), chosen))
-            splits["test"] = train.select(chosen)
-    for split, rows_kept in (("train", max_train), ("test", max_test)):
-        if split in splits and rows_kept is not None:
-            splits[split] = subset(splits[split], rows_kept, seed)
-    return DatasetDict({split: splits[split] for split in ("train", "validation", "test") if split in splits})
+            _carve(splits, origin, name, "test", hold_out)
+    carved = validation > 0 and "train" in splits and "validation" not in splits
+    if carved:
+        _carve(splits, origin, name, "validation", validation)
+    wanted = {"train": max_train, "test": max_test}
+    if carved and max_train is not None:
+        if max_train < 2:
+            raise ValueError(f"max_train is {max_train}: at least 2 rows are needed for training and validation")
+        rows = min(max_train - 1, max(1, round(max_train * validation)))
+        wanted |= {"validation": rows, "train": max_train - rows}
+    for split, most in wanted.items():
+        if most is not None and most < len(splits.get(split, ())):
+            origin[split] += f", {most:,} of {len(splits[split]):,} rows drawn with seed {seed}"
+            splits[split] = subset(splits[split], most, seed)
+    order = [split for split in ("train", "validation", "test") if split in splits]
+    return Splits({split: splits[split] for split in order}, name, {split: origin[split] for split in order}, whole)
+
+
+def load_evaluation(
+    name_or_path: str | Path,
+    *,
+    split: str | None = None,
+    records: Sequence[TrainingRecord] = (),
+    text_column: str | Sequence[str] | None = None,
+    label_column: str | None = None,
+    image_column: str | None = None,
+    column_names: str | Sequence[str] | None = None,
+    medium: Medium | None = None,
+    config_name: str | None = None,
+    revision: str | None = None,
+) -> Evaluation:
+    """Read the rows of a data set on which models are tested or attacked.
+
+    These are the split that the user names, else the test split, else the validation split. A data set without either
+    is evaluated whole, unless one of the models was trained on it: then on the rows that `load_splits` held out.
+
+    Args:
+        name_or_path, text_column, label_column, image_column, column_names, medium, config_name, revision: see
+            `load_splits`.
+        split: name of a split of the data set.
+        records: of the models under evaluation, as far as they have one.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_splits`.
+
+    Example:
+        >>> load_evaluation("synthetic-reviews").description
+        "split 'test' of synthetic-reviews (1,000 rows)"
+    """
+    name = str(name_or_path)
+    columns = Columns(text_column, label_column, image_column, medium)
+    raw = read_splits(name, config_name, revision, column_names, columns.named())
+    if split is not None and split not in raw.splits:
+        raise ValueError(f"split is {split!r}, but {name} has the splits {', '.join(map(str, raw.splits))}")
+    named = _name_splits(raw.splits, name, None, split)
+    whole = _canonical(raw, named, name, columns)
+    if "test" in whole:
+        rows, theirs = whole["test"], named["test"]
+        return Evaluation(rows, name, theirs, f"split {theirs!r} of {name} ({len(rows):,} rows)")
+    rows = whole["train"]
+    digest = Splits(whole, name, {}, whole).digest if records else None
+    if all(record.digest != digest for record in records):
+        return Evaluation(rows, name, "all", f"all {len(rows):,} rows of {name}")
+    splits, origin = dict(whole), {"train": f"split {named['train']!r}"}
+    _carve(splits, origin, name, "test", HOLD_OUT)
+    held_out = splits["test"]
+    described = f"the rows of {name} held out of training ({len(held_out):,} of {len(rows):,}: {origin['test']})"
+    return Evaluation(held_out, name, "held-out", described)
 
 
 def label_names(dataset: Dataset | DatasetDict) -> list[str]:
-    """The class names of a data set, in the order of their numbers."""
+    """Return the class names of a data set, in the order of their numbers."""
     one = next(iter(dataset.values())) if isinstance(dataset, DatasetDict) else dataset
-    feature = one.features[_label_column(one)]
+    feature = one.features[find_column(one, "label")]
     if not isinstance(feature, ClassLabel):
-        raise ValueError(f"the labels are of type {feature.dtype} and have no names: make them a ClassLabel")
+        raise ValueError(f"the labels are {feature} and have no names: make them a ClassLabel")
     return list(feature.names)
 
 
 def read_labels(dataset: Dataset, column: str | None = None) -> NDArray[np.int64]:
-    """The labels (rows,) of a data set, without decoding its texts or images; a missing label is -1."""
-    column = column or _label_column(dataset)
-    table = dataset.select_columns([column]).with_format("arrow")[:]
-    values = table[column].combine_chunks().fill_null(-1).to_numpy(zero_copy_only=False)
-    if not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(f"column {column!r} must hold whole numbers as labels, but holds {values.dtype} values")
-    return np.asarray(values, dtype=np.int64)
+    """Return the labels (rows,) without decoding texts or images; a missing label is -1.
+
+    Raises:
+        ValueError: no label column, or one that does not hold whole numbers.
+    """
+    column = column or find_column(dataset, "label")
+    values = dataset.with_format("arrow").select_columns([column])[:][column].combine_chunks()
+    if is_text(dataset.features[column]):
+        raise ValueError(
+            f"column {column!r} holds names; number them first: dataset = dataset.class_encode_column({column!r})"
+        )
+    if not (pa.types.is_integer(values.type) or pa.types.is_boolean(values.type) or pa.types.is_null(values.type)):
+        raise ValueError(f"column {column!r} must hold whole numbers as labels, but holds {values.type} values")
+    return np.asarray(values.cast("int64").fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
 def check_labels(dataset: Dataset, num_labels: int, column: str | None = None) -> None:
@@ -139,7 +258,7 @@ def check_labels(dataset: Dataset, num_labels: int, column: str | None = None) -
     Raises:
         ValueError: naming the first row whose label is missing or outside 0..num_labels-1.
     """
-    column = column or _label_column(dataset)
+    column = column or find_column(dataset, "label")
     values = read_labels(dataset, column)
     wrong = np.flatnonzero((values < 0) | (values >= num_labels))
     if len(wrong):
@@ -150,7 +269,7 @@ def check_labels(dataset: Dataset, num_labels: int, column: str | None = None) -
 
 
 def subset(dataset: Dataset, num_examples: int, seed: int = 0, how: str = "stratified") -> Dataset:
-    """Exactly ``num_examples`` rows in their original order, or all where there are no more.
+    """Return exactly ``num_examples`` rows in their original order, or all where there are no more.
 
     ``how="stratified"`` draws with ``seed``, each class in proportion to its size (the rest goes to the largest
     remainders, ties drawn); ``how="first"`` takes the first rows, which in a file sorted by class are of one class.
@@ -166,234 +285,58 @@ def subset(dataset: Dataset, num_examples: int, seed: int = 0, how: str = "strat
     return dataset.select(_draw(read_labels(dataset), num_examples, seed))
 
 
-# Reading
-
-
-def _read(name: str, config_name: str | None, revision: str | None, seed: int) -> dict[str, Dataset]:
-    """Every split of a data set under the name it has there."""
-    if name in BUILT_IN:
-        from .synthetic import digits, reviews
-
-        return dict(reviews(seed=seed) if name == "synthetic-reviews" else digits(seed=seed))
-    path = Path(name).expanduser()
-    if path.is_file():
-        if path.suffix.lower() not in _BUILDERS:
-            raise ValueError(f"{name} must be one of {', '.join(_BUILDERS)}, but is a {path.suffix or 'nameless'} file")
-        return _read_tables({_split_of(path.stem): [path]})
-    if path.is_dir():
-        return _read_folder(path)
-    if name.startswith((".", "/", "~")) or path.suffix.lower() in _BUILDERS or not _HUB_NAME.fullmatch(name):
-        raise FileNotFoundError(f"no file or folder {name}, and it is not a name on the Hub")
-    try:
-        return dict(load_dataset(name, config_name, revision=revision))
-    except (FileNotFoundError, ConnectionError) as error:
-        raise FileNotFoundError(
-            f"{name} is neither built in ({', '.join(BUILT_IN)}), nor a file or folder here, "
-            f"nor could it be had from the Hub: {error}"
-        ) from error
-
-
-def _read_folder(path: Path) -> dict[str, Dataset]:
-    try:
-        if (path / "dataset_dict.json").is_file():
-            return dict(load_from_disk(str(path)))
-        if (path / "state.json").is_file():
-            return {"train": load_from_disk(str(path))}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a whole folder of save_to_disk: {error}") from error
-    tables = [file for pattern in ("*", "*/*") for file in sorted(path.glob(pattern)) if file.suffix in _BUILDERS]
-    if tables:
-        by_split: dict[str, list[Path]] = {}
-        for file in tables:
-            inside = file.relative_to(path)
-            split = _split_of(inside.parts[0]) if len(inside.parts) > 1 else None
-            by_split.setdefault(split or _split_of(file.stem) or "train", []).append(file)
-        return _read_tables(by_split)
-    folders = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
-    if not folders:
-        shown = ", ".join(sorted(child.name for child in path.iterdir())[:10])
-        raise ValueError(f"{path} must hold tables or folders of images, but holds {shown or 'nothing'}")
-    splits = {split: folder for folder in folders if (split := _split_of(folder.name))}
-    roots = splits if len(splits) == len(folders) else {"train": path}
-    data_files = {split: [str(root.resolve() / "**")] for split, root in roots.items()}
-    return _load("imagefolder", data_files, drop_labels=False)
-
-
-def _read_tables(by_split: Mapping[str | None, list[Path]] | Mapping[str, list[Path]]) -> dict[str, Dataset]:
-    suffixes = {file.suffix.lower() for files in by_split.values() for file in files}
-    builders = {_BUILDERS[suffix] for suffix in suffixes}
-    if len(builders) > 1:
-        raise ValueError(f"the files of one data set must be of one kind, but are {', '.join(sorted(suffixes))}")
-    data_files = {split or "train": [str(file.resolve()) for file in files] for split, files in by_split.items()}
-    options = {"sep": "\t"} if suffixes == {".tsv"} else {}
-    return _load(builders.pop(), data_files, **options)
-
-
-def _load(builder: str, data_files: dict[str, list[str]], **options: Any) -> dict[str, Dataset]:
-    where = ", ".join(Path(files[0]).name for files in data_files.values())
-    try:
-        return dict(load_dataset(builder, data_files=data_files, **options))
-    except (DatasetGenerationError, ValueError, StopIteration) as error:
-        if "no data" in str(error) or isinstance(error, StopIteration):
-            raise ValueError(f"{where}: a split has no rows") from error
-        raise ValueError(f"{where} cannot be read as {builder}: {error.__cause__ or error}") from error
-
-
-def _split_of(name: str) -> str | None:
-    """The split that the beginning of a file or folder name speaks of."""
-    match = _SPLIT_OF_FILE.match(name)
-    if not match:
-        return None
-    word = match.group(1).lower()
-    return word if word in ("train", "test") else "validation"
-
-
 def _name_splits(
     found: Mapping[str, Dataset], name: str, train_split: str | None, test_split: str | None
-) -> dict[str, Dataset]:
+) -> dict[str, str]:
+    """Return what the data set calls its train, validation and test splits, as far as it has them."""
     for option, split in (("train_split", train_split), ("test_split", test_split)):
         if split is not None and split not in found:
             raise ValueError(f"{option} is {split!r}, but {name} has the splits {', '.join(map(str, found))}")
     if test_split is None:
-        test_split = next((split for split in ("test", "validation") if split in found), None)
-    if train_split is None:
+        test_split = next((split for split in ("test", "validation") if split in found and split != train_split), None)
+    if train_split is None and test_split != "train":
         train_split = "train" if "train" in found else None
     if train_split is None and test_split is None:
-        raise ValueError(f"{name} has the splits {', '.join(map(str, found))}: name train_split and test_split")
+        raise ValueError(f"{name} has the splits {', '.join(map(str, found))}: name one")
     chosen = {"train": train_split, "test": test_split}
-    if test_split != "validation" and train_split != "validation" and "validation" in found:
+    if "validation" in found and "validation" not in chosen.values():
         chosen["validation"] = "validation"
-    return {ours: found[theirs] for ours, theirs in chosen.items() if theirs is not None}
+    for theirs in chosen.values():
+        if theirs is not None and not len(found[theirs]):
+            raise ValueError(f"{name}: split {theirs!r} has no rows")
+    return {ours: theirs for ours, theirs in chosen.items() if theirs is not None}
 
 
-# Columns and labels
+def _carve(splits: dict[str, Dataset], origin: dict[str, str], name: str, split: str, share: float) -> None:
+    """Move a stratified share of the training rows to a split that the data set does not have."""
+    train = splits["train"]
+    rows = max(1, round(len(train) * share))
+    if rows >= len(train):
+        raise ValueError(f"{name} has {len(train)} rows, too few to hold out {share} of them for the {split} split")
+    logger.info("%s has no %s split: %d of its rows are held out for it", name, split, rows)
+    chosen = _draw(read_labels(train), rows, _SPLIT_SEED)
+    splits["train"] = train.select(np.setdiff1d(np.arange(len(train)), chosen))
+    splits[split] = train.select(chosen)
+    origin[split] = f"{100 * share:g}% of {origin['train']}, stratified, split seed {_SPLIT_SEED}"
+    origin["train"] += f" {'and' if ' without ' in origin['train'] else 'without'} the {split} rows"
 
 
-def _canonical_columns(
-    splits: Mapping[str, Dataset], name: str, text: str | None, label: str | None, image: str | None
-) -> dict[str, Dataset]:
-    """Every split with the columns text or image, and label, and no others."""
-    if text is not None and image is not None:
-        raise ValueError(f"text_column is {text!r} and image_column is {image!r}: name only the one to classify")
-    features = next(iter(splits.values())).features
-    listed = ", ".join(features)
-    for option, column in (("text_column", text), ("image_column", image), ("label_column", label)):
-        if column is not None and column not in features:
-            raise ValueError(f"{option} is {column!r}, but {name} has the columns {listed}")
-    if text is None and image is None:
-        images = [column for column, feature in features.items() if isinstance(feature, Image)]
-        strings = [column for column, feature in features.items() if _is_text(feature)]
-        image = _pick(_IMAGE_NAMES, images)
-        text = None if image else _pick(_TEXT_NAMES, [column for column in strings if column != label])
-        if text is None and image is None:
-            raise ValueError(f"{name} has no text or image column that is recognised among {listed}: name text_column")
-    label = label or _pick(_LABEL_NAMES, list(features), only=False)
-    if label is None:
-        named = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
-        label = named[0] if len(named) == 1 else None
-    if label is None:
-        raise ValueError(f"{name} has no label column that is recognised among {listed}: name label_column")
-    source, target = (image, "image") if image else (text, "text")
+def _canonical(raw: RawSplits, named: Mapping[str, str], name: str, columns: Columns) -> dict[str, Dataset]:
+    """Return the named splits with the columns of `canonical`, images that can be decoded, and ClassLabels."""
+    try:
+        sources = find_sources(raw.splits[next(iter(named.values()))], columns)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
     result = {}
-    for split, dataset in splits.items():
-        missing = [column for column in (source, label) if column not in dataset.column_names]
-        if missing:
-            raise ValueError(
-                f"{name}: split {split!r} has no column {missing[0]!r}, only {', '.join(dataset.features)}"
-            )
-        kept = dataset.select_columns([source, label])
-        kept = kept.rename_columns({old: new for old, new in ((source, target), (label, "label")) if old != new})
-        if target == "text":
-            _check_texts(kept, f"{name}: split {split!r}")
-        elif not isinstance(kept.features["image"], Image):
-            kept = kept.cast_column("image", Image())
-        result[split] = kept
-    return result
-
-
-def _pick(usual: Iterable[str], columns: list[str], only: bool = True) -> str | None:
-    """The first usual name among the columns, in any case, else the only column there is."""
-    by_name = {column.lower(): column for column in columns}
-    named = next((by_name[name] for name in usual if name in by_name), None)
-    return named or (columns[0] if only and len(columns) == 1 else None)
-
-
-def _is_text(feature: Any) -> bool:
-    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
-
-
-def _check_texts(dataset: Dataset, where: str) -> None:
-    if not _is_text(dataset.features["text"]):
-        raise ValueError(f"{where}: the text column must hold strings, but holds {dataset.features['text']}")
-    column = dataset.select_columns(["text"]).with_format("arrow")[:]["text"]
-    if column.null_count:
-        row = column.is_null().to_numpy().argmax()
-        raise ValueError(f"{where}: row {row} has no text ({column.null_count} of {len(column)} rows have none)")
-
-
-def _class_labels(splits: Mapping[str, Dataset], name: str) -> dict[str, Dataset]:
-    """Every split with one and the same ClassLabel, and no label outside it."""
-    feature = next(iter(splits.values())).features["label"]
-    if isinstance(feature, ClassLabel):
-        labels = feature
-    elif _is_text(feature):
-        sets = {split: _unique(dataset, f"{name}: split {split!r}") for split, dataset in splits.items()}
-        known = sets.get("train") or set().union(*sets.values())
-        for split, values in sets.items():
-            if values - known:
-                raise ValueError(
-                    f"{name}: split {split!r} has labels that training has not: {sorted(values - known)[:5]}"
-                )
-        labels = ClassLabel(names=sorted(known))
-    elif isinstance(feature, Value) and re.match(r"u?int|float|bool", feature.dtype):
-        values = set().union(*(_unique(data, f"{name}: split {split!r}") for split, data in splits.items()))
-        if any(value != int(value) for value in values):
-            raise ValueError(f"{name}: labels must be classes, but are numbers such as {sorted(values)[:3]}")
-        if min(values) < 0:
-            raise ValueError(f"{name}: labels must be 0, 1, 2, ..., but one is {int(min(values))}: {_UNLABELLED}")
-        if max(values) >= _MAX_CLASSES:
-            raise ValueError(f"{name}: labels must be less than {_MAX_CLASSES}, but go up to {int(max(values))}")
-        numbered = ["False", "True"] if feature.dtype == "bool" else map(str, range(int(max(values)) + 1))
-        labels = ClassLabel(names=list(numbered))
-    else:
-        raise ValueError(f"{name}: labels must be names or whole numbers, but are {feature}")
-    result = {}
-    for split, dataset in splits.items():
-        if dataset.features["label"] != labels:
-            dataset = _cast(dataset, labels)
-        try:
-            check_labels(dataset, labels.num_classes, "label")
-        except ValueError as error:
-            hint = f": {_UNLABELLED}" if read_labels(dataset, "label").min() == -1 else ""
-            raise ValueError(f"{name}: split {split!r}: {error}{hint}") from None
-        result[split] = dataset
-    return result
-
-
-def _unique(dataset: Dataset, where: str) -> set[Any]:
-    values = set(dataset.unique("label"))
-    if None in values or any(value != value for value in values):
-        raise ValueError(f"{where} has rows without a label")
-    return values
-
-
-def _cast(dataset: Dataset, labels: ClassLabel) -> Dataset:
-    """The data set with its labels, names or numbers, as ``labels``; texts and images are not copied."""
-    values = dataset.select_columns(["label"])[:]["label"]
-    numbers = [labels.str2int(value) if isinstance(value, str) else int(value) for value in values]
-    column = Dataset.from_dict({"label": numbers}, features=Features({"label": labels}))
-    return concatenate_datasets([dataset.remove_columns("label"), column], axis=1)
-
-
-def _label_column(dataset: Dataset) -> str:
-    for column in ("labels", "label"):
-        if column in dataset.column_names:
-            return column
-    raise ValueError(f'there must be a column "label" or "labels", but there are {", ".join(dataset.column_names)}')
+    for split, theirs in named.items():
+        where = f"{name}: split {theirs!r}"
+        rows = canonical(raw.splits[theirs], sources, where)
+        result[split] = anchor_images(rows, where, raw.resolve) if "image" in sources.inputs else rows
+    return to_class_labels(result, name)
 
 
 def _draw(labels: NDArray[np.int64], num_examples: int, seed: int) -> NDArray[np.int64]:
-    """Sorted rows of a stratified sample of exactly ``num_examples``."""
+    """Return the sorted rows of a stratified sample of exactly ``num_examples``."""
     rng = np.random.default_rng(seed)
     classes, members = np.unique(labels, return_inverse=True)
     counts = np.bincount(members)

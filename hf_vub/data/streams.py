@@ -1,4 +1,4 @@
-"""Streams (``datasets.IterableDataset``) where rows are needed by their number: embeddings and attacks."""
+"""Streams (``datasets.IterableDataset``) for embeddings and attacks, which need rows by their number."""
 
 import shutil
 import tempfile
@@ -10,18 +10,18 @@ from typing import Any
 import datasets
 
 
-def stored(dataset: Any, rows: int | None = None) -> Any:
-    """The rows of a stream as a data set on disk; whatever is no stream as it is.
+def materialize(dataset: Any, rows: int | None = None) -> Any:
+    """Copy the rows of a stream to disk and return them as a data set; return anything else as it is.
 
-    Training reads a stream row by row. An embedding or an attack has to know all labels and to come back to rows, so
-    it keeps a copy in the cache folder of `datasets`, which goes when the stream does.
+    Training reads a stream row by row. An embedding or an attack needs all labels first and reads rows more than once,
+    so it works on a copy in the cache folder of `datasets`, which is removed together with the stream.
 
     Args:
         dataset: a stream, or anything else.
-        rows: read no further than that many rows.
+        rows: the largest number of rows to read.
 
     Example:
-        >>> stored(stream.take(100)).num_rows  # doctest: +SKIP
+        >>> materialize(stream.take(100)).num_rows  # doctest: +SKIP
         100
     """
     if not isinstance(dataset, datasets.IterableDataset):
@@ -29,7 +29,7 @@ def stored(dataset: Any, rows: int | None = None) -> Any:
     stream = dataset.with_format(None)
     features = stream.features
     for name, feature in (features or {}).items():
-        if hasattr(feature, "decode"):  # encoded again, an image would not be the same
+        if hasattr(feature, "decode"):  # a decoded image would be encoded again, and differ
             undecoded = type(feature)(decode=False)
             stream = stream.cast_column(name, undecoded)
     parent = Path(datasets.config.HF_DATASETS_CACHE)
