@@ -29,7 +29,7 @@ from ..compute.contexts import frozen, placed
 from ..compute.kernels import FastKernels
 from ..compute.memory import halving
 from ..compute.precision import compute_dtype
-from ..data.streams import stored
+from ..data.streams import materialize
 from ..runs.digests import digest
 from ..runs.files import append_record, read_records, replacing
 from ..runs.processes import processes
@@ -148,7 +148,7 @@ def extract(
     """
     if not callable(getattr(model, "features", None)):
         raise TypeError(f"model is a {type(model).__name__} without features(**inputs); load it as a VUB model")
-    dataset = stored(dataset)
+    dataset = materialize(dataset)
     if not isinstance(dataset, datasets.Dataset):
         raise TypeError(f"dataset is a {type(dataset).__name__}; it must be a datasets.Dataset or IterableDataset")
     if len(dataset) == 0:
