@@ -131,7 +131,12 @@ def parse(
         ValueError: whatever the dataclasses' own checks raise.
 
     Example:
-        >>> (arguments,) = parse(Arguments, args=["imdb", "--seed", "1"], positional="dataset")
+        >>> from dataclasses import dataclass
+        >>> @dataclass
+        ... class Arguments:
+        ...     seed: int = 0
+        >>> parse(Arguments, args=["--seed", "1"], description="")
+        (Arguments(seed=1),)
     """
     from transformers import HfArgumentParser
 

@@ -64,9 +64,9 @@ def stand_ins(hub, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stand-ins")
     reviews = synthetic.reviews(num_train=64, num_test=16)
     tokenizer = synthetic.word_tokenizer(reviews["train"]["text"], vocab_size=200)
-    tokenizer.model_max_length = 64
+    tokenizer.model_max_length = 512
     config = backbone_config("bert", num_labels=2)
-    config.vocab_size, config.max_position_embeddings = len(tokenizer), 64
+    config.vocab_size, config.max_position_embeddings = len(tokenizer), 512
     torch.manual_seed(0)
     models = {
         "google-bert/bert-base-uncased": BertForSequenceClassification(config),

@@ -75,7 +75,7 @@ def check(recipe: str | None = None) -> dict[str, str]:
         ResourceError: a resource is neither there nor can be built; the sentence names it and three ways to provide it.
 
     Example:
-        >>> check("PWWSRen2019")
+        >>> check("PWWSRen2019")  # doctest: +SKIP
         {'stopwords': 'nltk', 'wordnet': 'debian'}
     """
     sources = {}
