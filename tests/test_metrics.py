@@ -1,4 +1,4 @@
-"""Every figure against a value by hand, or against scipy and scikit-learn."""
+"""Every metric against a value by hand, or against scipy and scikit-learn."""
 
 import itertools
 import math
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from hf_vub import metrics
+from hf_vub.metrics import intervals
 
 
 @pytest.fixture(scope="module")
@@ -44,16 +45,29 @@ def test_classification_agrees_with_scikit_learn(predictions: tuple[np.ndarray, 
     assert metrics.brier_score(two, binary.astype(int), probabilities=True) == pytest.approx(2 * one_sided)
 
 
-def test_calibration_error_by_the_definition(predictions: tuple[np.ndarray, np.ndarray]) -> None:
-    logits, labels = predictions
+def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int) -> float:
+    """Return the error by its definition, bin by bin."""
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    expected = 0.0
-    for k in range(10):
-        inside = (p.max(axis=1) > k / 10) & (p.max(axis=1) <= (k + 1) / 10)
+    error = 0.0
+    for k in range(bins):
+        inside = (p.max(axis=1) > k / bins) & (p.max(axis=1) <= (k + 1) / bins)
         if inside.any():
-            right = (p.argmax(axis=1) == labels)[inside]
-            expected += inside.mean() * abs(right.mean() - p.max(axis=1)[inside].mean())
-    assert metrics.expected_calibration_error(logits, labels, bins=10) == pytest.approx(expected)
+            correct = (p.argmax(axis=1) == labels)[inside]
+            error += inside.mean() * abs(correct.mean() - p.max(axis=1)[inside].mean())
+    return error
+
+
+def test_calibration_error_by_the_definition(predictions: tuple[np.ndarray, np.ndarray]) -> None:
+    expected = calibration_error(*predictions, bins=10)
+    assert metrics.expected_calibration_error(*predictions, bins=10) == pytest.approx(expected, abs=1e-12)
+
+
+def test_calibration_error_has_15_bins(predictions: tuple[np.ndarray, np.ndarray]) -> None:
+    expected = calibration_error(*predictions, bins=15)
+    assert all(abs(calibration_error(*predictions, bins=bins) - expected) > 1e-4 for bins in (10, 14, 16, 20))
+    assert metrics.expected_calibration_error(*predictions) == pytest.approx(expected, abs=1e-12)
+    assert metrics.classification_metrics(*predictions)["ece"] == pytest.approx(expected, abs=1e-12)
+    assert len(metrics.reliability_bins(*predictions)["count"]) == 15
 
 
 def test_bins_hold_their_upper_edge_and_empty_ones_are_nan() -> None:
@@ -97,7 +111,7 @@ def test_tensors_are_taken(dtype: torch.dtype) -> None:
         ([[0.0, 1.0]], [0.0], "labels must be integers"),
         ([[0.0, 1.0]], [0, 1], r"\(1, 2\) and \(2,\)"),
         ([0.0, 1.0], [0, 1], "must be of shape"),
-        (np.zeros((0, 2)), np.zeros(0, int), "nothing to measure"),
+        (np.zeros((0, 2)), np.zeros(0, int), "must have rows and classes"),
     ],
 )
 def test_bad_predictions_are_refused(logits: object, labels: object, message: str) -> None:
@@ -113,7 +127,7 @@ def test_what_is_no_distribution_is_refused() -> None:
 
 
 def test_attack_summary_by_hand() -> None:
-    #                                right kept, turned, not attacked, wrong, wrong and mended
+    #        still correct, misclassified, not attacked, wrong, wrong and then correct
     before = [True, True, True, False, False]
     after = [True, False, False, False, True]
     tried = [True, True, False, True, True]
@@ -148,8 +162,8 @@ def test_the_three_rates_belong_together(rows: list[tuple[bool, bool]]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([True], [True, False]), "of one length, but have 1, 2, 1 and 2"),
-        (([], []), "nothing to summarise"),
+        (([True], [True, False]), "the same length, but have 1, 2, 1 and 2"),
+        (([], []), "must have at least one entry"),
         (([2], [1]), "correct_before must be a flat list of true and false"),
     ],
 )
@@ -251,6 +265,31 @@ def test_paired_tests_with_ties_and_zeros_count_every_sign() -> None:
     assert found["signed_rank_p"] == pytest.approx(min(1, 2 * smaller))
 
 
+@pytest.mark.parametrize(("size", "others"), [(5, 5), (3, 11), (20, 30)])
+def test_counting_arrangements_agrees_with_scipy_without_ties(size: int, others: int) -> None:
+    rng = np.random.default_rng(size)
+    a, b = rng.normal(size=size), rng.normal(0.3, size=others)
+    doubled = 2 * stats.rankdata(np.concatenate([a, b])).astype(int)
+    counts = intervals._tied_null(doubled)
+    expected = stats.mannwhitneyu(a, b, method="exact").pvalue
+    assert intervals._two_sided(counts[size], doubled[:size].sum()) == pytest.approx(expected, abs=1e-12)
+    doubled = 2 * stats.rankdata(abs(a)).astype(int)
+    counts = intervals._tied_null(doubled).sum(axis=0)
+    expected = stats.wilcoxon(a, method="exact").pvalue
+    assert intervals._two_sided(counts, doubled[a > 0].sum()) == pytest.approx(expected, abs=1e-12)
+
+
+def test_permutation_counts_sums_that_differ_by_rounding_as_equal() -> None:
+    differences = np.array([0.1, 0.2, -0.3, 0.4, -0.4])
+    assert abs(differences.sum()) < 1e-15
+    assert metrics.paired_tests(differences, np.zeros(5))["permutation_p"] == 1.0
+    differences = np.array([1, 3, -2, 2, 4, -1]) / 10
+    signs = np.array(list(itertools.product([-1, 1], repeat=6)))
+    sums = abs(signs @ np.array([1, 3, 2, 2, 4, 1]))
+    found = metrics.paired_tests(differences, np.zeros(6))["permutation_p"]
+    assert found == pytest.approx(np.mean(sums >= 7), abs=1e-12)
+
+
 def test_paired_tests_of_many_pairs_and_of_equals() -> None:
     rng = np.random.default_rng(5)
     a = rng.normal(size=80)
@@ -261,6 +300,7 @@ def test_paired_tests_of_many_pairs_and_of_equals() -> None:
     assert found == metrics.paired_tests(a, b)
     equal = metrics.paired_tests([1.0, 2.0], [1.0, 2.0])
     assert equal == {"n": 2, "nonzero": 0, "signed_rank_p": 1.0, "sign_p": 1.0, "permutation_p": 1.0}
+    assert metrics.paired_tests([1.0], [0.0])["permutation_p"] == 1.0
 
 
 def test_holm_by_hand() -> None:

@@ -1,7 +1,7 @@
 """Metrics: accuracy and calibration, robustness, confidence intervals and tests.
 
-Start with ``classification``; ``robustness`` summarises attacks; ``intervals`` says whether a difference is more than
-chance. Pure functions of arrays: no model, no file, no random state of their own but a seed.
+Start with ``classification``; ``robustness`` summarises attacks; ``intervals`` says if a difference is more than
+chance. These are pure functions of arrays: they load no model, write no file and draw nothing without a seed.
 """
 
 import lazy_loader

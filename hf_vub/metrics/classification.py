@@ -1,8 +1,7 @@
-"""Figures of merit: accuracy, calibration, robustness and whether a difference between runs is more than luck.
+"""Accuracy and calibration of scores.
 
-Pure functions of arrays (or tensors of any device), in float64 inside. Wherever scores are asked for they are logits
-of shape (rows, classes); ``probabilities=True`` says that rows of probabilities are given instead. Figures that do not
-exist, such as a mean over no successes, are None.
+Pure functions of arrays (or tensors on any device), in float64 inside. Scores are logits of shape (rows, classes);
+with ``probabilities=True`` they are rows of probabilities. A metric that does not exist is None.
 """
 
 from typing import Any
@@ -14,20 +13,20 @@ Floats = NDArray[np.float64]
 
 
 def accuracy(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Share of rows whose highest score is the label's; of equal scores the first class wins, as in ``argmax``.
+    """Return the share of rows whose highest score is the label's; of equal scores the first class wins.
 
     Raises:
-        ValueError: shapes that do not fit, no rows, NaN scores, or labels outside 0..classes-1.
+        ValueError: for shapes that do not fit, no rows, NaN scores, or labels outside 0..classes-1.
     """
     values, classes = _scores_and_labels(scores, labels)
     return float(np.mean(values.argmax(axis=1) == classes))
 
 
 def negative_log_likelihood(scores: ArrayLike, labels: ArrayLike, *, probabilities: bool = False) -> float:
-    """Mean of -log p(label) in nats; infinite where a label has probability 0.
+    """Return the mean of -log p(label) in nats, which is infinite where a label has probability 0.
 
     Raises:
-        ValueError: as ``accuracy``, or rows of ``probabilities`` that are not distributions.
+        ValueError: as for ``accuracy``, or where rows of probabilities are not distributions.
     """
     values, classes = _scores_and_labels(scores, labels)
     log_p = _log(_checked_probabilities(values)) if probabilities else _log_softmax(values)
@@ -35,9 +34,9 @@ def negative_log_likelihood(scores: ArrayLike, labels: ArrayLike, *, probabiliti
 
 
 def brier_score(scores: ArrayLike, labels: ArrayLike, *, probabilities: bool = False) -> float:
-    """Mean squared error of the predicted distribution, ``mean_i sum_k (p_ik - [k = label_i])^2``, between 0 and 2.
+    """Return the mean squared error of probabilities, ``mean_i sum_k (p_ik - [k = label_i])^2``, between 0 and 2.
 
-    Source: Brier (1950), the form for any number of classes: with two classes it is twice the one-sided score.
+    Source: Brier (1950), for any number of classes; with two it is twice the one-sided score.
     """
     values, classes = _scores_and_labels(scores, labels)
     errors = _probabilities(values, probabilities).copy()
@@ -47,8 +46,8 @@ def brier_score(scores: ArrayLike, labels: ArrayLike, *, probabilities: bool = F
 
 def reliability_bins(
     scores: ArrayLike, labels: ArrayLike, bins: int = 15, *, probabilities: bool = False
-) -> dict[str, NDArray[Any]]:
-    """Rows sorted into ``bins`` equally wide bins of confidence: what a calibration diagram draws.
+) -> dict[str, Floats | NDArray[np.int64]]:
+    """Sort rows into ``bins`` equally wide bins of confidence, as a calibration diagram draws them.
 
     Returns:
         Arrays of shape (bins,): ``lower`` and ``upper`` edge (a bin holds its upper edge), ``count`` of rows, their
@@ -75,17 +74,17 @@ def reliability_bins(
 def expected_calibration_error(
     scores: ArrayLike, labels: ArrayLike, bins: int = 15, *, probabilities: bool = False
 ) -> float:
-    """Mean gap between confidence and accuracy: ``sum_b |B_b|/n |acc(B_b) - conf(B_b)|`` over bins of equal width.
+    """Return the mean gap of confidence and accuracy, ``sum_b |B_b|/n |acc(B_b) - conf(B_b)|`` over equally wide bins.
 
     Source: Guo et al. (2017), eq. 3, with their 15 bins.
     """
     found = reliability_bins(scores, labels, bins, probabilities=probabilities)
     gaps = np.nan_to_num(np.abs(found["accuracy"] - found["confidence"]))
-    return float(np.sum(found["count"] * gaps) / np.sum(found["count"]))
+    return float(np.average(gaps, weights=found["count"]))
 
 
 def classification_metrics(logits: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """``accuracy``, ``nll`` (nats), ``brier`` (0..2) and ``ece`` (15 bins) of one set of logits.
+    """Return ``accuracy``, ``nll`` (nats), ``brier`` (0..2) and ``ece`` (15 bins) of logits.
 
     Example:
         >>> classification_metrics([[2.0, 0.0], [0.0, 2.0]], [0, 1])["accuracy"]
@@ -99,8 +98,8 @@ def classification_metrics(logits: ArrayLike, labels: ArrayLike) -> dict[str, fl
     }
 
 
-def _to_numpy(values: Any) -> Any:
-    """A tensor of any device and dtype (bfloat16 has no numpy counterpart) as an array; the rest unchanged."""
+def to_numpy(values: Any) -> Any:
+    """Return a tensor on any device as an array, floats in float64 (numpy has no bfloat16), and the rest unchanged."""
     if not hasattr(values, "detach"):
         return values
     tensor = values.detach().cpu()
@@ -108,17 +107,17 @@ def _to_numpy(values: Any) -> Any:
 
 
 def _scores_and_labels(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.int64]]:
-    values = np.asarray(_to_numpy(scores), dtype=np.float64)
-    classes = np.asarray(_to_numpy(labels))
+    values = np.asarray(to_numpy(scores), dtype=np.float64)
+    classes = np.asarray(to_numpy(labels))
     if values.ndim != 2 or classes.shape != values.shape[:1]:
         raise ValueError(
             f"scores must be of shape (rows, classes) and labels (rows,), but are {values.shape} and {classes.shape}"
         )
     if not values.size:
-        raise ValueError(f"scores of shape {values.shape} hold nothing to measure")
+        raise ValueError(f"scores must have rows and classes, but their shape is {values.shape}")
     if np.any(np.isnan(values)) or np.any(np.isposinf(values)) or np.any(np.all(np.isneginf(values), axis=1)):
         row = int(np.argmin(np.isfinite(values.max(axis=1))))
-        raise ValueError(f"scores must be numbers, but row {row} is {values[row][:8].tolist()}")
+        raise ValueError(f"scores must be numbers below infinity, but row {row} is {values[row][:8].tolist()}")
     if not np.issubdtype(classes.dtype, np.integer):
         raise ValueError(f"labels must be integers, but are of type {classes.dtype}")
     if classes.min() < 0 or classes.max() >= values.shape[1]:

@@ -1,11 +1,29 @@
-"""Robustness: attack success, accuracy under attack, and the distance of adversarial examples."""
+"""Attack success, accuracy under attack, and the distance of adversarial examples."""
 
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .classification import _to_numpy
+from .classification import to_numpy
+
+
+class AttackRates(TypedDict):
+    """Result of ``attack_summary``."""
+
+    num_examples: int
+    num_attacked: int
+    num_successes: int
+    clean_accuracy: float
+    accuracy_under_attack: float
+    attack_success_rate: float | None
+
+
+class Distances(TypedDict):
+    """Result of ``l2_summary``, in [0, 1] pixels."""
+
+    l2_mean: float | None
+    l2_median: float | None
 
 
 def attack_summary(
@@ -13,20 +31,23 @@ def attack_summary(
     correct_after: ArrayLike,
     attacked: ArrayLike | None = None,
     success: ArrayLike | None = None,
-) -> dict[str, Any]:
-    """What an attack did to a model, over one set of inputs.
+) -> AttackRates:
+    """Summarise an attack on a set of inputs.
 
     Args:
-        correct_before: bool (rows,): right on the clean input.
-        correct_after: bool (rows,): right on the attacked input.
-        attacked: bool (rows,): inputs that the attack was run on; all where None. The others keep their clean result.
-        success: bool (rows,): reached its goal, for a goal other than a wrong class (a targeted attack).
+        correct_before: bool (rows,): classified correctly without the attack.
+        correct_after: bool (rows,): classified correctly after it.
+        attacked: bool (rows,): inputs that were attacked; all where None. The others keep their result.
+        success: bool (rows,): the attack reached its goal, where that is not just any wrong class.
 
     Returns:
-        ``clean_accuracy``: right clean inputs over all inputs. ``accuracy_under_attack``: right before and after over
-        all inputs (a wrong input that an attack happens to mend stays wrong: an adversary would leave it alone).
-        ``attack_success_rate``: successes over attacked inputs that were right before, None where there are none.
-        ``num_examples``, ``num_attacked`` (right before and attacked), ``num_successes``.
+        ``clean_accuracy``: correct before, over all inputs. ``accuracy_under_attack``: correct before and after, over
+        all inputs (a wrong input that an attack happens to correct stays wrong: an adversary would leave it alone).
+        ``attack_success_rate``: successes over attacked inputs that were correct before, None without any.
+        ``num_examples``, ``num_attacked`` (attacked and correct before), ``num_successes``.
+
+    Raises:
+        ValueError: for arrays of different lengths, without rows, or of values other than true and false.
 
     Example:
         >>> attack_summary([True, True, False], [True, False, False])["attack_success_rate"]
@@ -34,16 +55,16 @@ def attack_summary(
     """
     before, after = _booleans("correct_before", correct_before), _booleans("correct_after", correct_after)
     tried = np.ones_like(before) if attacked is None else _booleans("attacked", attacked)
-    turned = ~after if success is None else _booleans("success", success)
-    if not before.shape == after.shape == tried.shape == turned.shape:
+    wins = ~after if success is None else _booleans("success", success)
+    if not before.shape == after.shape == tried.shape == wins.shape:
         raise ValueError(
-            "correct_before, correct_after, attacked and success must be of one length, but have "
-            f"{len(before)}, {len(after)}, {len(tried)} and {len(turned)} entries"
+            "correct_before, correct_after, attacked and success must have the same length, but have "
+            f"{len(before)}, {len(after)}, {len(tried)} and {len(wins)} entries"
         )
     if not len(before):
-        raise ValueError("correct_before is empty: there is nothing to summarise")
+        raise ValueError("correct_before must have at least one entry, but is empty")
     tried = tried & before
-    successes = int(np.sum(tried & turned))
+    successes = int(np.sum(tried & wins))
     return {
         "num_examples": len(before),
         "num_attacked": int(np.sum(tried)),
@@ -54,12 +75,12 @@ def attack_summary(
     }
 
 
-def l2_summary(distances: ArrayLike, success: ArrayLike) -> dict[str, float | None]:
-    """``l2_mean`` and ``l2_median`` of the L2 distances (rows,), in [0, 1] pixels, of the successful attacks alone.
+def l2_summary(distances: ArrayLike, success: ArrayLike) -> Distances:
+    """Return mean and median of the L2 distances (rows,), in [0, 1] pixels, of the successful attacks alone.
 
-    What stands in ``distances`` for a failure is ignored; without a success both are None.
+    The distances of failures are ignored; without a success both are None.
     """
-    values, wins = np.asarray(_to_numpy(distances), dtype=np.float64), _booleans("success", success)
+    values, wins = np.asarray(to_numpy(distances), dtype=np.float64), _booleans("success", success)
     if values.shape != wins.shape:
         raise ValueError(f"distances {values.shape} and success {wins.shape} must have the same shape")
     kept = values[wins]
@@ -71,7 +92,7 @@ def l2_summary(distances: ArrayLike, success: ArrayLike) -> dict[str, float | No
 
 
 def _booleans(name: str, values: ArrayLike) -> NDArray[np.bool_]:
-    array = np.asarray(_to_numpy(values))
+    array = np.asarray(to_numpy(values))
     if array.ndim != 1 or not (array.dtype == bool or np.all((array == 0) | (array == 1))):
         raise ValueError(f"{name} must be a flat list of true and false, but is {array.dtype} of shape {array.shape}")
     return array.astype(bool)
