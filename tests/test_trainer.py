@@ -2,7 +2,9 @@
 
 import json
 import math
+import socket
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,11 @@ from transformers import BertForSequenceClassification, Trainer, TrainerCallback
 from helpers.models import build_model
 from helpers.training import Features, Tokens, arguments, pad, trainer
 from hf_vub import VUBTrainer, VUBTrainingArguments
+from hf_vub.runs.schema import read_result
+from hf_vub.training import feature_rows
+from hf_vub.training.information_plane import InformationPlane
 from hf_vub.training.schedules import scheduled_beta
-from hf_vub.training.trainer import InformationPlane, bound_metrics
+from hf_vub.training.trainer import bound_metrics
 
 
 def weights(run):
@@ -201,18 +206,53 @@ def test_the_papers_learning_rate_decays_every_two_epochs(tmp_path):
     assert rates == pytest.approx([1, 1, 0.97, 0.97, 0.97**2, 0.97**2], abs=1e-6)
 
 
-def test_the_best_model_is_loaded_at_the_end(tmp_path):
-    run = trainer(
-        tmp_path,
-        num_train_epochs=3,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        load_best_model_at_end=True,
-        metric_for_best_model="accuracy",
-        learning_rate=1e-2,
-    )
+BEST = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+
+
+def test_result_and_card_describe_the_weights_that_are_kept(tmp_path):
+    """Those of the best checkpoint, also when it is not the last, before and after another evaluation."""
+    run = trainer(tmp_path, num_train_epochs=3, metric_for_best_model="nll", callbacks=[Spoiler()], **BEST)
     run.train()
-    assert run.evaluate()["eval_accuracy"] == pytest.approx(max(logged(run, "eval_accuracy")))
+    logs = logged(run, "eval_nll")
+    assert logs[-1] > min(logs) + 0.1
+    run.create_model_card()
+    written = read_result(tmp_path / "result.json")
+    assert written.metrics["nll"] == min(logs)
+    assert written.best_step == 8 * (1 + logs.index(min(logs)))
+    assert f"{min(logs):.3f}" in (tmp_path / "README.md").read_text()
+    assert run.evaluate()["eval_nll"] == pytest.approx(min(logs), abs=1e-6)
+    run.create_model_card()
+    assert read_result(tmp_path / "result.json").metrics["nll"] == pytest.approx(min(logs), abs=1e-6)
+
+
+class Spoiler(TrainerCallback):
+    """Spoils the model in its last epoch."""
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step == 20:
+            with torch.no_grad():
+                model.head.bottleneck_decoder.weight.mul_(-5)
+
+
+def test_a_card_after_more_steps_than_were_evaluated_evaluates_again(tmp_path):
+    run = trainer(tmp_path, max_steps=12, eval_strategy="steps", eval_steps=8, learning_rate=1e-2)
+    run.train()
+    (stale,) = logged(run, "eval_nll")
+    run.create_model_card()
+    shown = read_result(tmp_path / "result.json").metrics["nll"]
+    assert shown != stale
+    assert shown == pytest.approx(run.evaluate()["eval_nll"])
+
+
+@pytest.mark.parametrize("metric", ["nll", "eval_ece", "bound_vub", "loss"])
+def test_the_lowest_of_what_should_be_low_is_the_best(metric, tmp_path):
+    assert arguments(tmp_path, metric_for_best_model=metric, **BEST).greater_is_better is False
+    assert arguments(tmp_path, metric_for_best_model="accuracy", **BEST).greater_is_better is True
+
+
+def test_an_unknown_metric_for_the_best_model_is_refused_at_once(tmp_path):
+    with pytest.raises(ValueError, match="metric_for_best_model is 'f1'; it must be one of loss, accuracy, nll"):
+        trainer(tmp_path, metric_for_best_model="f1", **BEST)
 
 
 @pytest.mark.parametrize(
@@ -283,6 +323,92 @@ def test_predictions_are_logits_and_own_metrics_join(tmp_path):
     assert {"eval_a_accuracy", "eval_b_rate"} <= several.keys()
 
 
+def test_the_metrics_function_of_the_tutorials_runs_unchanged(tmp_path):
+    def compute_metrics(eval_pred):
+        logits, labels = eval_pred
+        predictions = np.argmax(logits, axis=-1)
+        return {"mine": float((predictions == labels).mean())}
+
+    run = VUBTrainer(
+        model=build_model("bert"), args=arguments(tmp_path), eval_dataset=Features(20), compute_metrics=compute_metrics
+    )
+    metrics = run.evaluate()
+    assert metrics["eval_mine"] == pytest.approx(metrics["eval_accuracy"])
+
+
+def from_trial(trial=None):
+    beta = 0.01 if trial is None else trial.suggest_categorical("beta", [0.01, 0.1])
+    latent_size = 16 if trial is None else trial.suggest_categorical("latent_size", [4, 8])
+    return build_model("bert", beta=beta, latent_size=latent_size)
+
+
+def test_a_model_init_is_enough(tmp_path):
+    """Every training starts from a new model; a loop over trials needs nothing else."""
+    run = VUBTrainer(model_init=from_trial, args=arguments(tmp_path), train_dataset=Features(), eval_dataset=Features())
+    found = {}
+    for rate in (1e-2, 1e-5, 1e-2):
+        run.args.learning_rate = rate
+        run.train()
+        found.setdefault(rate, []).append(run.evaluate()["eval_nll"])
+    assert found[1e-2][0] == found[1e-2][1] < found[1e-5][0]
+    with pytest.raises(TypeError, match="VUBTrainer needs a model, or a model_init"):
+        VUBTrainer(args=arguments(tmp_path))
+    with pytest.raises(TypeError, match="model is a Linear"):
+        VUBTrainer(model_init=lambda: torch.nn.Linear(2, 2), args=arguments(tmp_path))
+
+
+def test_hyperparameters_are_searched(tmp_path):
+    pytest.importorskip("optuna")
+    run = VUBTrainer(
+        model_init=from_trial, args=arguments(tmp_path, max_steps=2), train_dataset=Features(), eval_dataset=Features()
+    )
+    best = run.hyperparameter_search(
+        hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True)},
+        compute_objective=lambda metrics: metrics["eval_nll"],
+        direction="minimize",
+        backend="optuna",
+        n_trials=2,
+    )
+    assert best.hyperparameters.keys() == {"learning_rate", "beta", "latent_size"}
+
+
+def test_a_head_gets_defaults_of_its_own(tmp_path):
+    """Whatever the user set stays; a whole model has the defaults of transformers."""
+
+    def made(frozen, **options):
+        model = build_model("bert", freeze_backbone=frozen)
+        args = VUBTrainingArguments(str(tmp_path), report_to=[], **options)
+        before = (args.learning_rate, args.num_train_epochs, args.per_device_train_batch_size)
+        assert before[0] == options.get("learning_rate", 5e-5)
+        run = VUBTrainer(model=model, args=args, train_dataset=Features())
+        batch = next(iter(run.get_train_dataloader()))
+        return run.args.learning_rate, run.args.num_train_epochs, len(batch["labels"])
+
+    assert made(False) == (5e-5, 3, 8)
+    assert made(True) == (1e-3, 30, 32)
+    assert made(True, learning_rate=5e-5, num_train_epochs=3, per_device_train_batch_size=8) == (5e-5, 3, 8)
+    assert made(True, num_train_epochs=2) == (1e-3, 2, 32)
+
+
+def test_the_features_of_a_frozen_backbone_are_computed_once(tmp_path):
+    """Training on them is training the frozen model, and the record still says which rows they are of."""
+    dataset = datasets.Dataset.from_dict(
+        {"text": [f"row {row}" for row in range(48)], **{key: [row[key] for row in Tokens()] for key in Tokens()[0]}}
+    )
+    found = []
+    for cached in (False, True):
+        model = build_model("bert", num_labels=2, freeze_backbone=True)
+        rows = feature_rows(model, dataset, cache_dir=tmp_path / "cache") if cached else dataset
+        run = trainer(tmp_path, model=model, dataset=rows, collator=None if cached else pad)
+        run.train()
+        found.append(weights(run))
+        assert model.training_record.seen(dataset).all()
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, atol=1e-5, rtol=1e-4, msg=name)
+    with pytest.raises(ValueError, match="load the model with freeze_backbone=True"):
+        feature_rows(build_model("bert", num_labels=2), dataset, cache_dir=tmp_path / "cache")
+
+
 def test_evaluation_does_not_depend_on_the_batch_size(tmp_path):
     found = []
     for batch in (1, 7, 64):
@@ -332,6 +458,23 @@ def test_what_would_bypass_the_objective_raises(tmp_path):
         ({"lr_decay": "papers"}, "lr_decay is 'papers'"),
         ({"beta_warmup": 0.0}, "beta_warmup is 0.0"),
         ({"beta_cycles": 0}, "beta_cycles is 0"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is 0; it must be at least 1"),
+        ({"gradient_accumulation_steps": -2}, "gradient_accumulation_steps is -2"),
+        ({"num_train_epochs": -1}, "num_train_epochs is -1"),
+        ({"num_train_epochs": math.nan}, "num_train_epochs is nan"),
+        ({"num_train_epochs": math.inf}, "num_train_epochs is inf"),
+        ({"max_steps": -2}, "max_steps is -2"),
+        ({"learning_rate": math.inf}, "learning_rate is inf"),
+        ({"learning_rate": -1e-3}, "learning_rate is -0.001"),
+        ({"weight_decay": math.nan}, "weight_decay is nan"),
+        ({"adam_beta2": 1.0}, "adam_beta2 is 1.0; it must be at least 0 and less than 1"),
+        ({"adam_epsilon": 0.0}, "adam_epsilon is 0.0"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm is -1.0"),
+        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0"),
+        ({"per_device_eval_batch_size": -1}, "per_device_eval_batch_size is -1"),
+        ({"dataloader_num_workers": -1}, "dataloader_num_workers is -1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**32}, "seed is 4294967296"),
     ],
 )
 def test_bad_arguments_are_one_sentence(tmp_path, options, message):
@@ -340,14 +483,16 @@ def test_bad_arguments_are_one_sentence(tmp_path, options, message):
 
 
 def test_bad_data_is_one_sentence(tmp_path):
-    import datasets
-
     empty = datasets.Dataset.from_dict({"input_ids": [], "labels": []})
     with pytest.raises(ValueError, match="train_dataset is empty"):
         trainer(tmp_path, dataset=empty)
     wrong = datasets.Dataset.from_dict({"input_ids": [[3], [4]], "labels": [0, 3]})
     with pytest.raises(ValueError, match="3"):
         trainer(tmp_path, dataset=wrong)
+    named = datasets.Dataset.from_dict({"input_ids": [[3], [4]], "label": ["good", "bad"]})
+    with pytest.raises(ValueError, match="train_dataset: column 'label'") as caught:
+        trainer(tmp_path, dataset=named)
+    assert "\n" not in str(caught.value)
     unlabelled = [{"features": torch.zeros(32)}]
     with pytest.raises(ValueError, match="the batch has no labels"):
         trainer(tmp_path, dataset=unlabelled).train()
@@ -363,3 +508,21 @@ def test_a_trained_checkpoint_loads_with_its_tokenizer_and_predicts_the_same(tmp
     batch.pop("labels")
     again = VUBForSequenceClassification.from_pretrained(tmp_path / "final")
     assert torch.equal(again(**batch).logits, run.model.eval()(**batch).logits)
+
+
+SECRETS = [name for name in ("hub_token", "push_to_hub_token") if name in TrainingArguments.__dataclass_fields__]
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_saved_arguments_hold_no_token_and_no_host_name(secret, tmp_path, monkeypatch):
+    token, host = "hf_" + "Q7" * 16, "a-private-host-name"
+    monkeypatch.setattr(socket, "gethostname", lambda: host)
+    run = trainer(tmp_path, max_steps=1, save_strategy="steps", save_steps=1, **{secret: token})
+    run.train()
+    run.save_model(str(tmp_path / "final"))
+    assert run.args.hub_token == token
+    for path in tmp_path.rglob("*"):
+        if path.is_file() and "runs" not in path.parts:
+            content = path.read_bytes()
+            assert token.encode() not in content, path
+            assert host.encode() not in content, path

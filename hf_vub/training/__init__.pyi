@@ -1,5 +1,14 @@
-from .arguments import VUBTrainingArguments
-from .fine_tuning import DataArguments, ModelArguments, fine_tune
+from .arguments import DataArguments, ModelArguments, VUBTrainingArguments
+from .fine_tuning import fine_tune
+from .rows import FeatureRows, feature_rows
 from .trainer import VUBTrainer
 
-__all__ = ["DataArguments", "ModelArguments", "VUBTrainer", "VUBTrainingArguments", "fine_tune"]
+__all__ = [
+    "DataArguments",
+    "FeatureRows",
+    "ModelArguments",
+    "VUBTrainer",
+    "VUBTrainingArguments",
+    "feature_rows",
+    "fine_tune",
+]

@@ -1,5 +1,9 @@
-"""The training arguments: those of transformers and what the objective adds."""
+"""The arguments of a training: those of transformers, what the objective adds, and the options of the scripts."""
 
+import math
+import re
+import socket
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,22 +11,55 @@ from transformers import TrainingArguments
 
 BETA_SCHEDULES = ("constant", "linear", "cosine", "cyclic")
 LEARNING_RATE_DECAYS = ("transformers", "paper")
+VANILLA = "vanilla"
+"""The objective that stands for the stock classifier, trained with cross-entropy."""
+LOWER_IS_BETTER = (
+    *("nll", "brier", "ece", "cross_entropy", "rate", "bound_vib", "bound_vub", "bound_ib"),
+    *("cross_entropy_bits", "rate_bits", "bound_vib_bits", "bound_vub_bits", "bound_ib_bits"),
+)
+_SECRET = re.compile(r"(^|_)(token|secret|password|passwd|api_?key)$", re.IGNORECASE)
+
+
+class _DefaultFloat(float):
+    """A value that nobody set."""
+
+
+class _DefaultInt(int):
+    """A value that nobody set."""
+
+
+# 5e-5 for 3 epochs, good for a whole model, leaves a head untrained.
+_HEAD_DEFAULTS = {"learning_rate": 1e-3, "num_train_epochs": 30.0, "per_device_train_batch_size": 32}
 
 
 @dataclass
 class VUBTrainingArguments(TrainingArguments):
-    """What ``TrainingArguments`` takes, and how beta and the learning rate go.
+    """Hold what ``TrainingArguments`` takes, and the schedules of beta and the learning rate.
+
+    ``learning_rate``, ``num_train_epochs`` and ``per_device_train_batch_size`` are those of transformers (5e-5, 3 and
+    8) for a whole model. With a frozen backbone only the head trains, which takes more and larger steps: whichever of
+    the three nobody set becomes 1e-3, 30 and 32, see :func:`choose_defaults`.
 
     Attributes:
-        beta_schedule: how the weight of the rate reaches the model's ``beta``: see :func:`scheduled_beta`.
+        beta_schedule: course of beta, the weight of the rate: see :func:`scheduled_beta`.
         beta_warmup: share of the training (of each cycle for "cyclic") in which beta rises, above 0 and at most 1.
-        beta_cycles: how often a cyclic schedule starts again.
+        beta_cycles: cycles of a cyclic schedule.
         lr_decay: "transformers" for ``lr_scheduler_type``; "paper" for a factor of 0.97 every two epochs.
-        information_plane: a JSON-lines file in ``output_dir`` with one line per epoch, see :class:`InformationPlane`.
+        information_plane: write ``information_plane.jsonl`` to ``output_dir``, see :class:`InformationPlane`.
+
+    Raises:
+        ValueError: for a value that no training can use, such as a learning rate that is not a number.
     """
 
     _argument_group_name = "the training"
 
+    learning_rate: float = field(
+        default=_DefaultFloat(5e-5), metadata={"help": "Learning rate, the highest of its schedule; 1e-3 for a head."}
+    )
+    num_train_epochs: float = field(default=_DefaultFloat(3.0), metadata={"help": "Epochs; 30 for a head."})
+    per_device_train_batch_size: int = field(
+        default=_DefaultInt(8), metadata={"help": "Rows of a training batch, on each device; 32 for a head."}
+    )
     beta_schedule: str = field(
         default="constant", metadata={"help": f"Course of beta during training: {', '.join(BETA_SCHEDULES)}."}
     )
@@ -39,19 +76,144 @@ class VUBTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        _check_numbers(self)
+        check_choice("beta_schedule", self.beta_schedule, BETA_SCHEDULES)
+        check_choice("lr_decay", self.lr_decay, LEARNING_RATE_DECAYS)
+        metric = (self.metric_for_best_model or "").removeprefix("eval_")
+        if self.greater_is_better is None and metric in LOWER_IS_BETTER:
+            self.greater_is_better = False  # transformers would take the checkpoint with the highest
         super().__post_init__()
-        _one_of("beta_schedule", self.beta_schedule, BETA_SCHEDULES)
-        _one_of("lr_decay", self.lr_decay, LEARNING_RATE_DECAYS)
-        if not 0 < self.beta_warmup <= 1:
-            raise ValueError(f"beta_warmup is {self.beta_warmup}; it is a share above 0 and at most 1")
-        if self.beta_cycles < 1:
-            raise ValueError(f"beta_cycles is {self.beta_cycles}; it must be at least 1")
 
     def __getstate__(self) -> dict[str, Any]:
-        # training_args.bin is pushed with the model, and must not publish who may push.
-        return {**self.__dict__, "hub_token": None}
+        """Return what is saved and pushed as training_args.bin: no secret, and not the name of this machine."""
+        state: dict[str, Any] = dict(self.__dict__)
+        for name, value in state.items():
+            if _SECRET.search(name):
+                state[name] = None
+            elif isinstance(value, str) and socket.gethostname() in value:
+                state[name] = value.replace(f"_{socket.gethostname()}", "")
+        return state
 
 
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+def choose_defaults(args: TrainingArguments, *, frozen: bool) -> dict[str, float]:
+    """Give the arguments that nobody set their values for a whole model, or for a head on a frozen backbone.
+
+    Args:
+        args: of the training; changed in place.
+        frozen: only the head trains.
+
+    Returns:
+        The values chosen for a head by name; empty for a whole model.
+    """
+    chosen: dict[str, float] = {}
+    for name, value in _HEAD_DEFAULTS.items():
+        current = getattr(args, name)
+        if not isinstance(current, (_DefaultFloat, _DefaultInt)):
+            continue
+        if frozen:
+            chosen[name] = value
+        setattr(args, name, value if frozen else type(value)(current))
+    return chosen
+
+
+@dataclass
+class ModelArguments:
+    """The classifier to train."""
+
+    _argument_group_name = "the classifier"
+
+    model: str = field(metadata={"help": "Checkpoint to start from: a folder or a Hub id (timm/NAME for timm's)."})
+    objective: str = field(
+        default="vub", metadata={"help": "vub, vib or ce; 'vanilla' trains the stock classifier without a bottleneck."}
+    )
+    beta: float = field(default=1e-3, metadata={"help": "Weight of the rate."})
+    entropy_weight: float = field(default=1.0, metadata={"help": "Weight of the min term of vub."})
+    latent_size: int | None = field(default=None, metadata={"help": "Size of z; half the feature size by default."})
+    num_train_samples: int = field(default=1, metadata={"help": "Draws of z per example in training."})
+    num_eval_samples: int = field(default=0, metadata={"help": "Draws of z in evaluation; 0 takes the mean."})
+    freeze_backbone: bool = field(
+        default=False,
+        metadata={"help": "Train the head (of a vanilla model the last linear layer) on cached features."},
+    )
+    from_scratch: bool = field(
+        default=False, metadata={"help": "Start from random weights: take only the architecture of the model."}
+    )
+    image_size: int | None = field(default=None, metadata={"help": "Input size in pixels, for timm from scratch."})
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub checkpoint."})
+
+
+@dataclass
+class DataArguments:
+    """The data to train and test on."""
+
+    _argument_group_name = "the data"
+
+    dataset: str = field(
+        metadata={"help": "Hub name, parquet/CSV/JSON file or folder, image folder, 'synthetic-reviews' or 'digits'."}
+    )
+    config_name: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
+    train_split: str | None = field(default=None, metadata={"help": "Name of the training split."})
+    test_split: str | None = field(default=None, metadata={"help": "Name of the test split."})
+    validation: float = field(
+        default=0.1,
+        metadata={"help": "Share of the training rows held out for evaluation on the way, without such a split."},
+    )
+    text_column: str | None = field(
+        default=None, metadata={"help": "Column of texts, where it has no usual name; 'a,b' for a pair of texts."}
+    )
+    image_column: str | None = field(default=None, metadata={"help": "Column of images, where it has no usual name."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of labels, where it has no usual name."})
+    column_names: str | None = field(
+        default=None, metadata={"help": "Names of the columns of a CSV file without a header, such as 'label,text'."}
+    )
+    max_train: int | None = field(default=None, metadata={"help": "Rows to train on, drawn by class with the seed."})
+    max_test: int | None = field(default=None, metadata={"help": "Rows to test on, drawn by class with the seed."})
+    max_length: int = field(default=256, metadata={"help": "Tokens per text; longer texts are cut."})
+    augment: bool = field(default=False, metadata={"help": "Crop training images at random and mirror them."})
+    feature_cache: str | None = field(
+        default=None, metadata={"help": "Folder for features of frozen backbones; in the Hugging Face home if unset."}
+    )
+    feature_dtype: str = field(
+        default="float32", metadata={"help": "Arithmetic of those features: float32, bfloat16 or auto (what is fast)."}
+    )
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raise ValueError for a value that is none of the choices."""
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
+
+
+_AT_LEAST_ZERO = (
+    *("num_train_epochs", "learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "neftune_noise_alpha"),
+    *("logging_steps", "eval_steps", "save_steps", "eval_delay", "save_total_limit", "dataloader_num_workers"),
+)
+_AT_LEAST_ONE = (
+    *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
+    *("eval_accumulation_steps", "dataloader_prefetch_factor", "beta_cycles"),
+)
+
+
+def _check_numbers(args: TrainingArguments) -> None:
+    """Raise ValueError for a number with which nothing, or nothing sensible, would be trained."""
+    rules: list[tuple[tuple[str, ...], Callable[[float], bool], str]] = [
+        (_AT_LEAST_ZERO, lambda value: value >= 0, "at least 0"),
+        (_AT_LEAST_ONE, lambda value: value >= 1, "at least 1"),
+        (("max_steps",), lambda value: value >= -1, "above 0, or -1 to train for num_train_epochs"),
+        (("adam_beta1", "adam_beta2"), lambda value: 0 <= value < 1, "at least 0 and less than 1"),
+        (("adam_epsilon",), lambda value: value > 0, "above 0"),
+        (("warmup_ratio",), lambda value: 0 <= value <= 1, "a share between 0 and 1"),
+        (("beta_warmup",), lambda value: 0 < value <= 1, "a share above 0 and at most 1"),
+        (("seed", "data_seed"), lambda value: 0 <= value < 2**32, "between 0 and 4294967295"),
+    ]
+    for names, fits, wanted in rules:
+        for name in names:
+            value = getattr(args, name, None)
+            if value is None:
+                continue
+            try:
+                number = float(value)
+            except (TypeError, ValueError):
+                raise ValueError(f"{name} is {value!r}; it must be a number") from None
+            if not (math.isfinite(number) and fits(number)):
+                raise ValueError(f"{name} is {value}; it must be {wanted}")

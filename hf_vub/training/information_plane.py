@@ -1,4 +1,4 @@
-"""The information plane of a training: what the bottleneck keeps of the input, and what it knows of the label."""
+"""The information plane of a training: how much the bottleneck keeps of the input, and how much of the label."""
 
 import json
 import logging
@@ -11,26 +11,27 @@ from torch import Tensor
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from ..model.configuration_vub import VUBConfig
 from ..model.information import prior_entropy
 from ..runs.files import read_records, write_text
 from ..sweep.collapse import collapse_warnings
 
 logger = logging.getLogger(__name__)
 
-# What the model reports per sample, in this order: the trainer sums these over steps and gathers them in evaluation.
+# The per-sample outputs of the model that the trainer sums over steps and gathers in evaluation, in this order.
 TERMS = ("rate", "cross_entropy", "entropy", "posterior_entropy")
 
 
 class InformationPlane(TrainerCallback, ExportableState):
-    """Means of the objective's terms over log windows and epochs; one JSON line per epoch for the information plane.
+    """Average the objective's terms over log windows and epochs, and write one JSON line per epoch.
 
     A line of ``information_plane.jsonl`` holds ``epoch``, ``step`` and, for the training pass and under ``held_out``
     for the evaluation at the same step: ``rate`` and ``cross_entropy`` in nats, ``information_x`` = H(R) - H(Z|X), the
     paper's estimate of I(Z;X) in nats, and ``information_y`` = 1 / cross-entropy, its analogue of I(Z;Y) (Figure 3).
 
-    The sums travel in the trainer's checkpoint, so a resumed run writes what an undisturbed one would have. For the
-    same reason what is due at the last step of an epoch, an evaluation or a checkpoint, is done at the epoch's end: a
-    checkpoint between the two would belong to neither epoch. A dead bottleneck is told of once, see `collapse_warnings`.
+    The sums are saved in the trainer's checkpoints, so a resumed run writes what an undisturbed one would have written.
+    For the same reason, an evaluation or a checkpoint due at the last step of an epoch waits for the epoch's end: in
+    between, it would belong to neither epoch. Warns once when the bottleneck collapses, see `collapse_warnings`.
 
     Args:
         latent_size: size of z.
@@ -43,7 +44,7 @@ class InformationPlane(TrainerCallback, ExportableState):
         self.window: Tensor | None = None
         self.epoch: Tensor | None = None
         self.due: list[str] = []
-        self.advised: set[str] = set()
+        self.warned: set[str] = set()
 
     def add(self, terms: dict[str, Tensor]) -> None:
         """Add one batch of per-sample terms, each of shape (batch,)."""
@@ -53,7 +54,7 @@ class InformationPlane(TrainerCallback, ExportableState):
         self.epoch = sums if self.epoch is None else self.epoch + sums
 
     def window_means(self) -> dict[str, float]:
-        """Means of the terms since the last call."""
+        """Return the means of the terms since the last call."""
         sums, self.window = self.window, None
         return self._means(sums)
 
@@ -63,12 +64,12 @@ class InformationPlane(TrainerCallback, ExportableState):
         *totals, count = self.reduce(sums).tolist()
         return {name: total / count for name, total in zip(TERMS, totals, strict=True)}
 
-    def _advise(self, means: dict[str, float], config: Any) -> None:
+    def _warn_of_collapse(self, means: dict[str, float], config: VUBConfig) -> None:
         weights = {name: getattr(config, name) for name in ("objective", "beta", "entropy_weight")}
-        for problem, advised in collapse_warnings(means, **weights, label_entropy=config.entropy_cap).items():
-            if problem not in self.advised:
-                self.advised.add(problem)
-                logger.warning("%s: %s", problem, advised)
+        for problem, advice in collapse_warnings(means, **weights, label_entropy=config.entropy_cap).items():
+            if problem not in self.warned:
+                self.warned.add(problem)
+                logger.warning("%s: %s", problem, advice)
 
     def _point(self, means: dict[str, float]) -> dict[str, float]:
         return {
@@ -79,7 +80,7 @@ class InformationPlane(TrainerCallback, ExportableState):
         }
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take up the sums of a resumed run, and forget the lines of epochs that it will go through again."""
+        """Restore the sums of a resumed run, and drop the lines of epochs that it will repeat."""
         saved = (state.stateful_callbacks or {}).get(type(self).__name__, {}) if state.global_step else {}
         saved = saved.get("attributes", {})
         self.window, self.epoch = (
@@ -90,25 +91,25 @@ class InformationPlane(TrainerCallback, ExportableState):
             self._write(args, [line for line in read_records(self._path(args)) if line["step"] <= state.global_step])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Put off what is due at the last step of an epoch."""
+        """Postpone an evaluation or a checkpoint that is due at the last step of an epoch."""
         if float(state.epoch).is_integer():
             self.due = [name for name in ("should_evaluate", "should_save") if getattr(control, name)]
             for name in self.due:
                 setattr(control, name, False)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write the line of this epoch, and do what was put off."""
+        """Write the line of this epoch, and do what was postponed."""
         for name in self.due:
             setattr(control, name, True)
         means, self.epoch, self.due = self._means(self.epoch), None, []
         if means and "model" in kwargs:
-            self._advise(means, kwargs["model"].config)
+            self._warn_of_collapse(means, kwargs["model"].config)
         if means and args.information_plane and state.is_world_process_zero:
             line = {"epoch": round(state.epoch), "step": state.global_step, **self._point(means), "held_out": None}
             self._write(args, [*read_records(self._path(args)), line])
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Complete the line of this epoch with its held-out values."""
+        """Add the held-out values to the line of this epoch."""
         metrics = kwargs["metrics"]
         if not (args.information_plane and state.is_world_process_zero and self._path(args).exists()):
             return
@@ -119,7 +120,7 @@ class InformationPlane(TrainerCallback, ExportableState):
             self._write(args, lines)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the sums of the open window and the open epoch."""
+        """Return what a checkpoint keeps: the sums of the open window and the open epoch."""
         sums = {"window": self.window, "epoch": self.epoch}
         return {
             "args": {"latent_size": self.latent_size},

@@ -1,61 +1,121 @@
-"""What keeps a training from going wrong unseen: finite losses, whole checkpoints, warnings of a dead bottleneck."""
+"""Keep a training from going wrong unseen: finite losses, whole checkpoints, known rows, exact resuming."""
 
+import difflib
+import inspect
+import pickle
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainerState
+from torch.utils.data import Sampler
+from transformers import Trainer, TrainerCallback, TrainerState
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import TrainOutput
 
+from ..data.record import TrainingRecord
 from ..model.trust import check_processor
-from ..runs.files import read_json
+from ..runs.schema import TrainResult
+from .checkpoints import check_whole, last_checkpoint
+from .rows import record_of
+
+_ALSO_CALLED = {"tokenizer": "processing_class", "optimizer": "optimizers", "dataset": "train_dataset"}
 
 
 class WatchedTrainer(Trainer):
-    """A ``Trainer`` that stops at a loss that is not a number, and saves and resumes good checkpoints only.
+    """Train as ``Trainer`` does, but stop at a loss that is not finite, and save and resume whole checkpoints only.
 
-    A step whose loss is NaN or infinite ends the training before it changes a weight, with the step, the term of the
-    loss and the rows of the data set. Weights that are not finite are never saved, so the last checkpoint is good. A
-    checkpoint that a killed run left unfinished is passed over when ``resume_from_checkpoint=True``.
+    A step whose loss is NaN or infinite ends the training before it changes a weight; the error names the step, the
+    term of the loss and the rows of the data set. Weights that are not finite are never saved, so the last checkpoint
+    is good. Damaged checkpoints are passed over when ``resume_from_checkpoint=True``.
+
+    Every checkpoint gets a record of the rows that it was trained on (``training_rows.safetensors``), if the model has
+    one as ``training_record`` or ``train_dataset`` still has its texts or images.
 
     Raises:
+        TypeError: for an unknown keyword.
         ValueError: for a ``processing_class`` that would write or copy files from outside its folder when saved.
         FloatingPointError: from ``train``, for a loss or weights that are not finite.
     """
 
     model: Any
     terms: dict[str, Tensor] = {}  # noqa: RUF012 - replaced, never filled
-    """Per-sample terms of the last loss, by name, which subclasses keep here for the diagnosis."""
+    """Per-sample terms of the last loss by name, which subclasses keep here for the diagnosis."""
+    result: TrainResult | None = None
+    """The content of ``result.json``, where somebody has made it; otherwise the card makes it."""
+    _record: TrainingRecord | None = None
     _batches = (-1, 0)  # the last optimizer step, and the batches of it that were computed
 
     def __init__(self, *args: Any, processing_class: Any = None, **kwargs: Any):
+        _check_keywords(type(self).__name__, kwargs)
         check_processor(processing_class)
+        training = kwargs.get("args")
+        if training is not None and training.device.type in ("cpu", "mps"):
+            training.dataloader_pin_memory = False  # it pins nothing there, and warns for every loader
         super().__init__(*args, processing_class=processing_class, **kwargs)
+        self.add_callback(_DatasetEpoch())
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train as ``Trainer`` does; ``resume_from_checkpoint=True`` takes the last whole checkpoint."""
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_checkpoint(str(self.args.output_dir))
-            if resume_from_checkpoint is None:
-                raise ValueError(f"resume_from_checkpoint is True, but {self.args.output_dir} has no whole checkpoint")
-        if isinstance(resume_from_checkpoint, str) and self.args.max_steps > 0:
-            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / "trainer_state.json"))
-            if state.global_step >= self.args.max_steps:  # the Trainer would do another step
-                self._load_from_checkpoint(resume_from_checkpoint)
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train as ``Trainer`` does; ``resume_from_checkpoint=True`` takes the newest whole checkpoint.
+
+        Raises:
+            ValueError: there is no whole checkpoint to resume from.
+            FloatingPointError: the loss or the weights are not finite.
+        """
+        checkpoint = self._whole_checkpoint(resume_from_checkpoint)
+        self._record = getattr(self.model, "training_record", None)
+        if self._record is None:
+            selected = self.eval_dataset if self.args.load_best_model_at_end else None
+            self._record = record_of(self.train_dataset, selected)
+        if checkpoint is not None and self.args.max_steps > 0:
+            state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+            if state.global_step >= self.args.max_steps:  # the Trainer would take another step
+                self._load_from_checkpoint(str(checkpoint))
                 self.state = state
                 return TrainOutput(state.global_step, float("nan"), {})
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        try:
+            output: TrainOutput = super().train(None if checkpoint is None else str(checkpoint), *args, **kwargs)
+        except pickle.UnpicklingError as error:
+            raise ValueError(f"{checkpoint} has a file that does not hold tensors only; delete {checkpoint}") from error
+        self.model.training_record = self._record
+        return output
+
+    def best_step(self) -> int | None:
+        """Return the step of the weights that were kept, where those of the best checkpoint were."""
+        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        return int(Path(best).name.rpartition("-")[2]) if best else None
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
-        """Loss and gradients of one batch."""
+        """Compute the loss and the gradients of one batch."""
         step, batches = self._batches
         self._batches = (self.state.global_step, batches + 1 if step == self.state.global_step else 1)
         loss = super().training_step(model, inputs, *args, **kwargs)
         if not bool(loss.isfinite()):
             raise FloatingPointError(self._diagnosis(inputs, float(loss)))
         return loss
+
+    def _whole_checkpoint(self, wanted: str | bool | None) -> Path | None:
+        """Return the checkpoint to resume from, after a look at its files."""
+        if wanted is True:
+            newest = last_checkpoint(str(self.args.output_dir))
+            if newest is None:
+                raise ValueError(f"resume_from_checkpoint is True, but {self.args.output_dir} has no whole checkpoint")
+            return newest
+        return check_whole(wanted) if wanted else None
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler[int] | None:
+        sampler: Sampler[int] | None = super()._get_train_sampler(*args, **kwargs)
+        if isinstance(sampler, LengthGroupedSampler):
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            return _EpochLengthGroupedSampler(sampler.batch_size, sampler.lengths, seed)
+        return sampler
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        record = self._record or getattr(self.model, "training_record", None)
+        if record is not None:
+            record.save(output_dir or str(self.args.output_dir))
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         for name, parameter in self.model.named_parameters():
@@ -67,8 +127,8 @@ class WatchedTrainer(Trainer):
         super()._save_checkpoint(*args, **kwargs)
 
     def _diagnosis(self, inputs: dict[str, Any], loss: float) -> str:
-        """Which term of which rows made the loss what it is, and what to do."""
-        rows = self._rows(inputs)
+        """Say which term of which rows made the loss what it is, and what to do."""
+        rows = self._rows_of_batch(inputs)
         about = f"the loss is {loss} at step {self.state.global_step + 1}"
         for name, values in self.terms.items():
             places = (~values.detach().isfinite()).nonzero().flatten().tolist()
@@ -79,10 +139,11 @@ class WatchedTrainer(Trainer):
         batch = f"rows {_listed(rows)} of train_dataset" if rows else "unknown rows"
         return f"{about} in a batch of {batch}; {self._last_good()}; try a smaller learning rate or beta, or those rows"
 
-    def _rows(self, inputs: dict[str, Any]) -> list[int]:
-        """Numbers in ``train_dataset`` of the batch at hand, found by going through the sampler again.
+    def _rows_of_batch(self, inputs: dict[str, Any]) -> list[int]:
+        """Return the numbers in ``train_dataset`` of a batch's rows, found by going through the sampler again.
 
-        None where that cannot tell: for streams, and for samplers whose order cannot be repeated.
+        It names the one bad row of a large data set, which nobody else would find. Empty for streams, and for samplers
+        whose order cannot be repeated.
         """
         loader: Any = self.get_train_dataloader()
         sampler, done = getattr(loader, "batch_sampler", None), self.state.epoch or 0.0
@@ -94,31 +155,50 @@ class WatchedTrainer(Trainer):
             loader.set_epoch(epoch)
         number = round((done - epoch) * len(loader)) + self._batches[1] - 1
         rows = [int(row) for row in next(islice(iter(sampler), number, None), [])]
-        found = loader.collate_fn([loader.dataset[row] for row in rows])["labels"] if rows else labels[:0]
-        return rows if torch.equal(torch.as_tensor(found).cpu(), labels.cpu()) else []
+        repeated = loader.collate_fn([loader.dataset[row] for row in rows])["labels"] if rows else labels[:0]
+        return rows if torch.equal(torch.as_tensor(repeated).cpu(), labels.cpu()) else []
 
     def _last_good(self) -> str:
-        known = last_checkpoint(str(self.args.output_dir))
-        return f"the last good checkpoint is {known}" if known else "there is no checkpoint yet"
+        checkpoint = last_checkpoint(str(self.args.output_dir))
+        return f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
 
 
-def last_checkpoint(folder: str | Path) -> str | None:
-    """The newest checkpoint of a ``Trainer`` in the folder that was written to its end, or None."""
-    found = {}
-    for path in Path(folder).glob("checkpoint-*"):
-        number = path.name.removeprefix("checkpoint-")
-        if number.isdecimal() and _is_whole(path):
-            found[int(number)] = path
-    return str(found[max(found)]) if found else None
+class _EpochLengthGroupedSampler(LengthGroupedSampler):
+    """Group rows of like length as transformers does, in an order that depends on the seed and the epoch alone.
+
+    The order of transformers comes from the global random state, which a resumed run has at another point.
+    """
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int):
+        super().__init__(batch_size, lengths=lengths)
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next; Accelerate calls this."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Any:
+        self.generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return super().__iter__()
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether the file that a ``Trainer`` writes last is there and whole."""
-    try:
-        state = read_json(checkpoint / "trainer_state.json")
-    except (OSError, ValueError):
-        return False
-    return f"checkpoint-{state.get('global_step')}" == checkpoint.name
+class _DatasetEpoch(TrainerCallback):
+    """Tell a data set that draws by epoch, such as ``AugmentedImages``, which epoch begins."""
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
+        dataset: Any = getattr(train_dataloader, "dataset", None)
+        if hasattr(dataset, "set_epoch"):
+            dataset.set_epoch(int((state.epoch or 0.0) + 1e-6))
+
+
+def _check_keywords(trainer: str, keywords: dict[str, Any]) -> None:
+    """Raise TypeError for a keyword that no ``Trainer`` takes, with the one that was probably meant."""
+    known = list(inspect.signature(Trainer.__init__).parameters)[1:]
+    for name in keywords:
+        if name not in known:
+            close = [_ALSO_CALLED[name]] if name in _ALSO_CALLED else difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise TypeError(f"{trainer} got an unexpected keyword argument {name!r}{hint}")
 
 
 def _listed(numbers: list[int], most: int = 32) -> str:

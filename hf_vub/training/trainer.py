@@ -1,53 +1,66 @@
-"""Training: the arguments, the trainer that computes the objective, and the card it writes."""
+"""The trainer of VUB classifiers: it computes the objective, reports its terms and writes the card."""
 
+import logging
 import math
-import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import IterableDataset
+from numpy.typing import NDArray
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import EvalPrediction
 
+from ..data.record import RECORD_FILE
 from ..data.splits import check_labels
 from ..metrics.classification import classification_metrics
+from ..model.configuration_vub import VUBConfig
 from ..model.hub import told_push
 from ..model.information import NATS_PER_BIT
 from ..model.objectives import Terms, objective_loss
-from ..reports.model_cards import refresh_model_card
-from ..runs.files import write_json
-from ..runs.provenance import provenance
-from .arguments import VUBTrainingArguments
+from ..runs.schema import TrainResult
+from .arguments import VUBTrainingArguments, choose_defaults
 from .information_plane import TERMS, InformationPlane
+from .result import plain_metrics, training_result, write_card
+from .rows import hub_name
 from .safeguards import WatchedTrainer
-from .schedules import _PaperDecay, scheduled_beta
+from .schedules import PaperDecay, scheduled_beta
+
+logger = logging.getLogger(__name__)
+
+Floats = NDArray[np.float64]
+Evaluation = tuple[int, dict[str, float], Any]
+"""Step of the evaluated weights, metrics, and the data set they are of."""
 
 
 class VUBTrainer(WatchedTrainer):
-    r"""A ``Trainer`` for VUB classifiers: it computes the objective and reports its terms.
+    r"""Train VUB classifiers as ``Trainer`` does: compute the objective and report its terms.
 
     The loss is the mean over the batch of
 
     .. math:: \beta_t R(x) + CE(y, c(z)) - w\min\{H(Y), H(c(y|z))\}
 
-    with the model's objective and weights, and beta as its schedule has it at this step. In training the log carries
-    the means of ``rate``, ``cross_entropy`` and ``entropy`` (nats) and ``beta``; in evaluation also ``accuracy``,
+    with the model's objective and weights, and with beta as its schedule gives it at this step. In training the log
+    has the means of ``rate``, ``cross_entropy`` and ``entropy`` (nats) and ``beta``; in evaluation also ``accuracy``,
     ``nll``, ``brier``, ``ece`` and the three bounds on ``beta I(Z;X) - I(Z;Y)``, in nats and in bits. Evaluation uses
     the model's own beta, so that its losses can be compared along a schedule.
 
+    With ``freeze_backbone=True`` in the model's configuration only the head trains. Its features are the same in every
+    epoch: :func:`~hf_vub.training.feature_rows` computes them once, which makes such a training many times faster.
+
     Args:
-        model: a VUB classifier, also as a PEFT model. Nothing else has the terms.
-        args: :class:`VUBTrainingArguments`.
-        compute_metrics: as for ``Trainer``; it sees the logits alone, and its metrics join the ones above.
-        kwargs: everything else that ``Trainer`` takes.
+        model: a VUB classifier, also as a PEFT model. Nothing else has the terms. None with ``model_init``.
+        args: :class:`VUBTrainingArguments`; what nobody set is chosen for a whole model or for a head alone.
+        compute_metrics: as for ``Trainer``; it sees the logits and the labels, and its metrics join the ones above.
+        kwargs: everything else that ``Trainer`` takes: ``processing_class``, ``model_init``, ``callbacks``, ...
 
     Raises:
-        TypeError: for another model, or plain training arguments.
+        TypeError: for another model, plain training arguments, or an unknown keyword.
         ValueError: for what would bypass the objective (``label_smoothing_factor``, ``compute_loss_func``), for an
-            empty data set and for labels out of range.
+            empty data set, for labels that are no class numbers, and for an unknown ``metric_for_best_model``.
 
     Example:
         >>> trainer = VUBTrainer(
@@ -62,9 +75,8 @@ class VUBTrainer(WatchedTrainer):
     # The loss is a mean over the batch: the Trainer divides it by the accumulation steps.
     loss_is_scaled_for_ga = False
     args: VUBTrainingArguments
-    model: Any
-    result: dict[str, Any] | None = None
-    """What ``result.json`` says of the training, where somebody has written it; a push writes it otherwise."""
+    _plane: InformationPlane | None = None
+    _evaluation: Evaluation | None = None  # the last one with the prefix "eval"
 
     def __init__(
         self,
@@ -77,30 +89,17 @@ class VUBTrainer(WatchedTrainer):
         preprocess_logits_for_metrics: Callable[[Any, Any], Any] | None = None,
         **kwargs: Any,
     ):
-        if getattr(getattr(model, "config", None), "model_type", None) != "vub":
-            raise TypeError(
-                f"model is a {type(model).__name__}; VUBTrainer trains VUBForSequenceClassification and "
-                "VUBForImageClassification (wrap a checkpoint with their from_pretrained)"
-            )
         args = VUBTrainingArguments() if args is None else args
-        if not isinstance(args, VUBTrainingArguments):
-            raise TypeError(f"args is a {type(args).__name__}; VUBTrainer takes VUBTrainingArguments")
-        if args.label_smoothing_factor:
-            raise ValueError(
-                f"label_smoothing_factor is {args.label_smoothing_factor}; set it to 0, it would bypass the objective"
-            )
-        if kwargs.get("compute_loss_func") is not None:
-            raise ValueError("compute_loss_func would replace the objective; leave it out")
-        if args.batch_eval_metrics:
-            raise ValueError("batch_eval_metrics is True; calibration and bounds need all rows at once, leave it off")
-        for name, dataset in _named_datasets(train_dataset, eval_dataset):
-            if hasattr(dataset, "__len__") and len(dataset) == 0:
-                raise ValueError(f"{name} is empty; training and evaluation need at least one example")
-            labelled = {"label", "labels"} & set(getattr(dataset, "column_names", None) or ())
-            if labelled and not isinstance(dataset, IterableDataset):  # of a stream the model checks every batch
-                check_labels(dataset, model.config.num_labels)
+        _check_arguments(args, kwargs.get("compute_loss_func"))
+        if model is not None:
+            _check_model(model)
+            choose_defaults(args, frozen=model.config.freeze_backbone)
+        elif kwargs.get("model_init") is None:
+            raise TypeError("VUBTrainer needs a model, or a model_init that makes one")
+        named = _named_datasets(train_dataset, eval_dataset)
+        _check_datasets(named, None if model is None else model.config.num_labels)
         if preprocess_logits_for_metrics is not None:
-            preprocess_logits_for_metrics = _on_logits(preprocess_logits_for_metrics)
+            preprocess_logits_for_metrics = _OnLogits(preprocess_logits_for_metrics)
         self._user_metrics = compute_metrics
         super().__init__(
             model=model,
@@ -111,12 +110,27 @@ class VUBTrainer(WatchedTrainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
             **kwargs,
         )
-        self._plane = InformationPlane(_head_of(model).latent_size, reduce=self.accelerator.reduce)
+        if model is None:
+            _check_datasets(named, self.model.config.num_labels)
+        if compute_metrics is None and not isinstance(eval_dataset, dict):
+            no_terms = {name: np.zeros(1) for name in TERMS}
+            metrics = {**classification_metrics([[0.0, 1.0]], [1]), **bound_metrics(no_terms, self.model.config)}
+            check_best_metric(args, metrics)
+        self._plane = InformationPlane(_head_of(self.model).latent_size, reduce=self.accelerator.reduce)
         self.add_callback(self._plane)
+
+    def call_model_init(self, trial: Any = None) -> Any:
+        """Make the model of a training or trial, which must be a VUB classifier."""
+        model = super().call_model_init(trial)
+        _check_model(model)
+        choose_defaults(self.args, frozen=model.config.freeze_backbone)
+        if self._plane is not None:
+            self._plane.latent_size = _head_of(model).latent_size  # a trial may choose it
+        return model
 
     @property
     def beta(self) -> float:
-        """The weight of the rate at the current step."""
+        """Return the weight of the rate at the current step."""
         return scheduled_beta(
             self.args.beta_schedule,
             self.model.config.beta,
@@ -133,7 +147,7 @@ class VUBTrainer(WatchedTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The mean of the objective over the batch, in nats."""
+        """Return the mean of the objective over the batch, in nats."""
         outputs = model(**inputs)
         if outputs.cross_entropy is None:
             raise ValueError("the batch has no labels; the objective needs a column 'labels' (or 'label')")
@@ -147,11 +161,12 @@ class VUBTrainer(WatchedTrainer):
         )
         if model.training:
             self.terms = {name: outputs[name] for name in TERMS}
-            self._plane.add(self.terms)
+            if self._plane is not None:
+                self._plane.add(self.terms)
         return (losses.mean(), outputs) if return_outputs else losses.mean()
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The scheduler of ``lr_scheduler_type``, or the paper's decay: 0.97 every two epochs."""
+        """Make the scheduler of ``lr_scheduler_type``, or the paper's decay: 0.97 every two epochs."""
         if self.args.lr_decay == "paper" and self.lr_scheduler is None:
             epochs = self.args.num_train_epochs
             if self.args.max_steps > 0:
@@ -162,13 +177,13 @@ class VUBTrainer(WatchedTrainer):
                 epochs = num_training_steps / max(1, batches // self.args.gradient_accumulation_steps)
             steps_per_epoch = max(1, math.ceil(num_training_steps / epochs))
             optimizer = optimizer or self.optimizer
-            self.lr_scheduler = LambdaLR(optimizer, _PaperDecay(steps_per_epoch))
+            self.lr_scheduler = LambdaLR(optimizer, PaperDecay(steps_per_epoch))
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the means of the objective's terms since the last log of training."""
-        if "loss" in logs:
+        if "loss" in logs and self._plane is not None:
             means = self._plane.window_means()
             logs.update({name: means[name] for name in ("cross_entropy", "rate", "entropy") if name in means})
             logs["beta"] = self.beta
@@ -182,7 +197,7 @@ class VUBTrainer(WatchedTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> Any:
-        """The loop of ``Trainer`` with the terms gathered beside the logits; predictions are the logits alone."""
+        """Run the loop of ``Trainer`` with the terms gathered next to the logits; predictions are the logits alone."""
         ignored = {"hidden_states", "attentions", *(ignore_keys or [])} - set(TERMS)
         output = super().evaluation_loop(
             dataloader, description, prediction_loss_only, sorted(ignored), metric_key_prefix
@@ -191,25 +206,43 @@ class VUBTrainer(WatchedTrainer):
             output = output._replace(predictions=output.predictions[0])
         return output
 
-    def create_model_card(self, **options: Any) -> None:  # type: ignore[override]
-        """Write ``result.json`` of the training, and ``README.md`` from it and the results of attacks beside it.
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Evaluate as ``Trainer`` does; the card shows the last evaluation whose metrics are called ``eval_...``."""
+        metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if "eval_nll" in metrics:
+            rows = self.eval_dataset if eval_dataset is None else eval_dataset
+            self._evaluation = (self.state.global_step, metrics, rows)
+        return metrics
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        best = self.best_step()
+        logs = [log for log in self.state.log_history if log.get("step") == best and "eval_nll" in log]
+        self._evaluation = (self.state.global_step, logs[-1], self.eval_dataset) if logs else None
+
+    def create_model_card(self, *args: Any, **options: Any) -> None:
+        """Write ``result.json`` of the training, and ``README.md`` from it and the results of attacks next to it.
 
         Args:
+            args: as ``options``, in the order of ``Trainer.create_model_card``.
             options: those of ``Trainer.create_model_card``; ``language``, ``license``, ``tags``, ``model_name``,
                 ``finetuned_from`` and ``dataset`` are shown.
         """
         if not self.is_world_process_zero():
             return
-        folder = Path(str(self.args.output_dir))
-        card = {name: options[name] for name in ("language", "license", "tags") if options.get(name)}
+        options |= dict(zip(("language", "license", "tags", "model_name", "finetuned_from"), args, strict=False))
         renamed = {"model_name": "model", "finetuned_from": "base_model", "dataset": "dataset"}
-        named = {ours: _first(options[theirs]) for theirs, ours in renamed.items() if options.get(theirs)}
-        result = {**(self.result or self._training_result()), **named}
-        result["model"] = self.hub_model_id or result["model"]
-        if card:
-            result["card"] = card
-        write_json(folder / "result.json", result)
-        refresh_model_card(folder)
+        named: dict[str, Any] = {
+            ours: _first(options[theirs]) for theirs, ours in renamed.items() if options.get(theirs)
+        }
+        card = {name: options[name] for name in ("language", "license", "tags") if options.get(name)}
+        result = self.result or self._training_result()
+        write_card(self, replace(result, **named, card=card or result.card))
 
     def push_to_hub(
         self,
@@ -219,7 +252,7 @@ class VUBTrainer(WatchedTrainer):
         revision: str | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Push model, processing class, card and arguments; if that fails, the OSError says what the Hub holds."""
+        """Push model, processing class, card and arguments; the OSError of a failed push says what the Hub holds."""
         if not self.is_world_process_zero():
             return super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
         name = self.hub_model_id or self.args.hub_model_id or Path(str(self.args.output_dir)).absolute().name
@@ -229,72 +262,74 @@ class VUBTrainer(WatchedTrainer):
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         # transformers pushes weights, configuration and processing class only: here they cannot be loaded without code.
         if self.is_world_process_zero():
-            for pattern in ("*.py", "preprocessor_config.json"):
+            for pattern in ("*.py", "preprocessor_config.json", RECORD_FILE):
                 for path in Path(checkpoint_folder).glob(pattern):
                     shutil.copy(path, str(self.args.output_dir))
         super()._push_from_checkpoint(checkpoint_folder)
 
-    def _training_result(self) -> dict[str, Any]:
-        """The content of ``result.json``, as far as the trainer knows it."""
-        config, state = self.model.config, self.state
-        metrics: dict[str, float] = next((log for log in reversed(state.log_history) if "eval_nll" in log), {})
+    def _training_result(self) -> TrainResult:
+        """Return the content of ``result.json``, as far as the trainer knows it."""
+        config = self.model.config
+        metrics, tested = self._metrics_of_weights()
         ours = ("objective", "beta", "entropy_weight", "latent_size", "num_train_samples", "num_eval_samples")
-        return {
-            **provenance(),
-            "kind": "train",
-            "task": "image" if self.model.main_input_name == "pixel_values" else "text",
-            "model": Path(str(self.args.output_dir)).absolute().name,
-            "base_model": config.backbone_config._name_or_path or f"an untrained {config.backbone_config.model_type}",
+        selected = self.best_step() is not None
+        chosen = "; the best checkpoint was chosen on eval_dataset" if selected else ""
+        return training_result(
+            self,
+            bottleneck=True,
+            task="image" if self.model.main_input_name == "pixel_values" else "text",
+            model=Path(str(self.args.output_dir)).absolute().name,
+            base_model=config.backbone_config._name_or_path or f"an untrained {config.backbone_config.model_type}",
             **{name: getattr(config, name) for name in (*ours, "freeze_backbone", "num_labels")},
-            "dataset": _hub_name(self.train_dataset) or "a data set in memory",
-            "num_train": _rows(self.train_dataset),
-            "num_test": _rows(self.eval_dataset),
-            "seed": self.args.seed,
-            "epochs": state.epoch,
-            "steps": state.global_step,
-            "batch_size": self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
-            "learning_rate": self.args.learning_rate,
-            "labels": list(config.id2label.values()),
-            **how_trained(self.args),
-            "metrics": {
-                name.removeprefix("eval_"): value
-                for name, value in metrics.items()
-                if name.startswith("eval_") and not name.endswith(("_runtime", "_per_second"))
-            },
-        }
+            dataset=hub_name(self.train_dataset) or "a data set in memory",
+            num_train=_rows(self.train_dataset),
+            num_validation=_rows(self.eval_dataset) if selected else None,
+            num_test=_rows(tested),
+            data_rows=f"trained on {_counted(self.train_dataset)}; evaluated on {_counted(tested)}{chosen}",
+            labels=tuple(config.id2label.values()),
+            metrics=plain_metrics(metrics, "eval_"),
+        )
+
+    def _metrics_of_weights(self) -> tuple[dict[str, float], Any]:
+        """Return the metrics of the weights that the model has now, and the data set they are of."""
+        step = self.state.global_step
+        if self._evaluation is None or self._evaluation[0] != step:
+            logged = any("eval_nll" in log for log in self.state.log_history)
+            if not logged:
+                return {}, self.eval_dataset
+            if self.args.world_size > 1 or self.eval_dataset is None:  # the other processes are not here
+                logger.warning("The weights of step %d were not evaluated: the card shows no metrics.", step)
+                return {}, self.eval_dataset
+            self.evaluate()
+        _, metrics, tested = self._evaluation or (step, {}, self.eval_dataset)
+        return metrics, tested
 
     def _all_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Metrics of the logits, means of the terms, the bounds, and whatever the user's function adds."""
+        """Return metrics of the logits, means of the terms, the bounds, and whatever the user's function adds."""
         logits, *values = prediction.predictions
         terms = {name: np.asarray(value, dtype=np.float64) for name, value in zip(TERMS, values, strict=True)}
         metrics = {**classification_metrics(logits, prediction.label_ids), **bound_metrics(terms, self.model.config)}
         if self._user_metrics is not None:
-            prediction.predictions = logits
-            metrics.update(self._user_metrics(prediction))
+            # A new one: it unpacks into what it was made with, whatever is assigned later.
+            of_logits = EvalPrediction(
+                predictions=logits,
+                label_ids=prediction.label_ids,
+                inputs=prediction.inputs,
+                losses=prediction.losses,
+            )
+            metrics.update(self._user_metrics(of_logits))
         return metrics
 
 
-def how_trained(args: VUBTrainingArguments, bottleneck: bool = True) -> dict[str, Any]:
-    """What ``result.json`` and the card say of the optimization, beside batch size, epochs and learning rate.
-
-    Args:
-        args: of the training.
-        bottleneck: whether ``VUBTrainer`` heeds what these arguments add to those of transformers.
-    """
-    paper = bottleneck and args.lr_decay == "paper"
-    return {
-        "optimizer": str(getattr(args.optim, "value", args.optim)),
-        "lr_schedule": "0.97 every two epochs" if paper else str(getattr(args.lr_scheduler_type, "value", "")),
-        "warmup": getattr(args, "warmup_ratio", None) or args.warmup_steps or None,
-        "weight_decay": args.weight_decay,
-        "max_grad_norm": args.max_grad_norm,
-        "precision": "bfloat16, mixed" if args.bf16 else "float16, mixed" if args.fp16 else "float32",
-        "beta_schedule": args.beta_schedule if bottleneck else None,
-    }
+def check_best_metric(args: VUBTrainingArguments, metrics: Mapping[str, float]) -> None:
+    """Raise ValueError where ``metric_for_best_model`` is none of an evaluation's metrics."""
+    wanted = (args.metric_for_best_model or "loss").removeprefix("eval_")
+    if wanted != "loss" and wanted not in metrics:
+        raise ValueError(f"metric_for_best_model is {wanted!r}; it must be one of loss, {', '.join(metrics)}")
 
 
-def bound_metrics(terms: dict[str, np.ndarray], config: Any) -> dict[str, float]:
-    r"""Means of the terms and the three upper bounds on :math:`\beta I(Z;X) - I(Z;Y)`, from loosest to tightest.
+def bound_metrics(terms: dict[str, Floats], config: VUBConfig) -> dict[str, float]:
+    r"""Return the means of the terms and three upper bounds on :math:`\beta I(Z;X) - I(Z;Y)`, the loosest first.
 
     ``bound_vib`` is beta R + CE; ``bound_vub`` subtracts the mean of min{H(Y), H(c)}; ``bound_ib`` subtracts H(Y)
     itself, which is the tightest but has the gradient of vib. All in nats, and in bits with ``_bits`` at the end.
@@ -313,8 +348,8 @@ def bound_metrics(terms: dict[str, np.ndarray], config: Any) -> dict[str, float]
     return {**nats, **bits, "posterior_entropy": means["posterior_entropy"]}
 
 
-class _on_logits:
-    """A user's ``preprocess_logits_for_metrics`` applied to the logits, the gathered terms passing by."""
+class _OnLogits:
+    """Apply a user's ``preprocess_logits_for_metrics`` to the logits, and pass the gathered terms on."""
 
     def __init__(self, function: Callable[[Any, Any], Any]):
         self.function = function
@@ -323,31 +358,65 @@ class _on_logits:
         return (self.function(outputs[0], labels), *outputs[1:])
 
 
+def _check_model(model: Any) -> None:
+    if getattr(getattr(model, "config", None), "model_type", None) != VUBConfig.model_type:
+        raise TypeError(
+            f"model is a {type(model).__name__}; VUBTrainer trains VUBForSequenceClassification and "
+            "VUBForImageClassification (wrap a checkpoint with their from_pretrained)"
+        )
+
+
+def _check_arguments(args: Any, compute_loss_func: Any) -> None:
+    """Refuse arguments of another kind, and those that would bypass the objective or its metrics."""
+    if not isinstance(args, VUBTrainingArguments):
+        raise TypeError(f"args is a {type(args).__name__}; VUBTrainer takes VUBTrainingArguments")
+    if args.label_smoothing_factor:
+        raise ValueError(
+            f"label_smoothing_factor is {args.label_smoothing_factor}; set it to 0, it would bypass the objective"
+        )
+    if compute_loss_func is not None:
+        raise ValueError("compute_loss_func would replace the objective; leave it out")
+    if args.batch_eval_metrics:
+        raise ValueError("batch_eval_metrics is True; calibration and bounds need all rows at once, leave it off")
+
+
+def _check_datasets(named: Iterable[tuple[str, Any]], num_labels: int | None) -> None:
+    """Refuse data sets without rows, and with labels that are no class of the model; None leaves the labels."""
+    for name, dataset in named:
+        if hasattr(dataset, "__len__") and len(dataset) == 0:
+            raise ValueError(f"{name} is empty; training and evaluation need at least one example")
+        labelled = {"label", "labels"} & set(getattr(dataset, "column_names", None) or ())
+        # Of a stream, the model checks every batch.
+        if num_labels is not None and labelled and not isinstance(dataset, IterableDataset):
+            try:
+                check_labels(dataset, num_labels)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+
+
 def _head_of(model: Any) -> Any:
-    """The head of a VUB classifier, under whatever wrapper."""
+    """Return the head of a VUB classifier, under whatever wrapper."""
     return next(module for module in model.modules() if hasattr(module, "latent_size"))
 
 
-def _named_datasets(train: Any, evaluation: Any) -> Iterable[tuple[str, Any]]:
+def _named_datasets(train: Any, evaluation: Any) -> list[tuple[str, Any]]:
     several = evaluation if isinstance(evaluation, dict) else {}
     single = None if several else evaluation
     named = {
         "train_dataset": train,
         "eval_dataset": single,
-        **{f"eval_dataset {name!r}": d for name, d in several.items()},
+        **{f"eval_dataset {name!r}": dataset for name, dataset in several.items()},
     }
     return [(name, dataset) for name, dataset in named.items() if dataset is not None]
 
 
-def _hub_name(dataset: Any) -> str | None:
-    """The name of a data set that was loaded from the Hub, as its files were called there."""
-    files = getattr(getattr(dataset, "info", None), "download_checksums", None) or {}
-    match = re.match(r"hf://datasets/([^@]+)@", next(iter(files), ""))
-    return match and match.group(1)
-
-
 def _rows(dataset: Any) -> int | None:
     return len(dataset) if hasattr(dataset, "__len__") and not isinstance(dataset, dict) else None
+
+
+def _counted(dataset: Any) -> str:
+    rows = _rows(dataset)
+    return "no rows" if dataset is None else "a stream" if rows is None else f"{rows:,} rows"
 
 
 def _first(value: str | list[str]) -> str:

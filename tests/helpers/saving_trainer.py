@@ -13,7 +13,7 @@ POISON = 59  # a token whose embedding is beyond the squares of float32
 
 
 def rows(poisoned=()):
-    """Rows that begin with a token of their own, so that a batch tells which rows it holds."""
+    """Return rows that each begin with a token of their own, so that a batch shows which rows it holds."""
     return datasets.Dataset.from_dict(
         {
             "input_ids": [[3 + row, POISON if row in poisoned else 40, 41] for row in range(ROWS)],
@@ -23,15 +23,28 @@ def rows(poisoned=()):
     )
 
 
+def texts(first, last):
+    """Tokenised rows that still have their texts, as a data set has after ``map``."""
+    numbers = range(first, last)
+    return datasets.Dataset.from_dict(
+        {
+            "text": [f"review number {row}" for row in numbers],
+            "input_ids": [[3 + row, 40, 41] for row in numbers],
+            "attention_mask": [[1, 1, 1] for _ in numbers],
+            "labels": [row % 3 for row in numbers],
+        }
+    )
+
+
 class Collator:
-    """Remembers the rows of the last batch."""
+    """Remember the rows of the last batch."""
 
     def __call__(self, features):
         self.rows = [feature["input_ids"][0] - 3 for feature in features]
         return {name: torch.tensor([feature[name] for feature in features]) for name in features[0]}
 
 
-def trainer(folder, dataset=None, *, callbacks=None, model=None, processing_class=None, **options):
+def trainer(folder, dataset=None, *, eval_dataset=None, callbacks=None, model=None, processing_class=None, **options):
     defaults = {
         "num_train_epochs": 2,
         "per_device_train_batch_size": 4,
@@ -48,7 +61,7 @@ def trainer(folder, dataset=None, *, callbacks=None, model=None, processing_clas
         model=model or build_model("bert"),
         args=VUBTrainingArguments(str(folder), **{**defaults, **options}),
         train_dataset=rows() if dataset is None else dataset,
-        eval_dataset=rows(),
+        eval_dataset=rows() if eval_dataset is None else eval_dataset,
         data_collator=Collator(),
         callbacks=callbacks,
         processing_class=processing_class,

@@ -1,0 +1,99 @@
+"""A classifier to train from the options of a script: a bottleneck or the stock model, loaded or untrained."""
+
+from typing import Any, NamedTuple
+
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..model.configuration_vub import VUBConfig
+from ..model.loading import TASKS, Task, load_classifier, load_processor, set_padding
+from ..model.timm_processing import timm_image_processor
+from ..model.trust import load
+from .arguments import VANILLA, ModelArguments
+
+_OF_BOTTLENECK = ("beta", "entropy_weight", "latent_size", "num_train_samples", "num_eval_samples", "freeze_backbone")
+
+
+class NewClassifier(NamedTuple):
+    """A classifier to train, with what prepares its inputs.
+
+    Attributes:
+        network: a VUB classifier, or the stock one where the objective is "vanilla".
+        processor: its tokenizer or image processor.
+    """
+
+    network: PreTrainedModel
+    processor: Any
+
+
+def build_classifier(task: Task, arguments: ModelArguments, names: list[str], label_entropy: float) -> NewClassifier:
+    """Return the classifier that the options ask for, with new labels.
+
+    Args:
+        task: "text" or "image".
+        arguments: checkpoint, objective and bottleneck.
+        names: of the classes, in the order of their numbers.
+        label_entropy: H(Y) of the training labels, in nats.
+
+    Raises:
+        ValueError: for options out of range, or a checkpoint of another kind.
+        OSError: there is no such checkpoint.
+    """
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    bottleneck: dict[str, Any] = {name: getattr(arguments, name) for name in _OF_BOTTLENECK}
+    options: dict[str, Any] = {**bottleneck, "objective": arguments.objective, "label_entropy": label_entropy, **labels}
+    classes, vanilla = TASKS[task], arguments.objective == VANILLA
+    untrained_timm = task == "image" and arguments.from_scratch and arguments.model.startswith("timm/")
+    source: dict[str, Any] = {"revision": arguments.revision or "main"}
+    network: Any
+    if untrained_timm:
+        config = timm_config(arguments.model.removeprefix("timm/"), arguments.image_size, **labels)
+        processor = timm_image_processor(config.pretrained_cfg)
+    else:
+        processor = load_processor(arguments.model, task, savable=True, **source)
+    if arguments.from_scratch:
+        if not untrained_timm:
+            config = load(AutoConfig, arguments.model, **source, **labels)
+        network = classes.stock.from_config(config) if vanilla else classes.ours(VUBConfig(config, **options))
+    elif vanilla:
+        kind = {"ignore_mismatched_sizes": True, "problem_type": "single_label_classification"}
+        network = load(classes.stock, arguments.model, **source, **kind, **labels)
+    else:
+        network = classes.ours.from_pretrained(arguments.model, **source, **options)
+    # The loss is a mean over the batch, which some versions would scale twice otherwise.
+    network.accepts_loss_kwargs = False
+    if isinstance(processor, PreTrainedTokenizerBase):
+        set_padding(network, processor)
+    load_classifier(network, task, processor=processor)  # its checks
+    return NewClassifier(network, processor)
+
+
+def timm_config(architecture: str, image_size: int | None = None, **options: Any) -> PretrainedConfig:
+    """Return the configuration of an untrained timm model, with the preprocessing of its pretrained twin.
+
+    Args:
+        architecture: a name that timm knows, with or without the tag of its weights.
+        image_size: input size in pixels instead of the architecture's own; images are then not cropped.
+        options: fields of the configuration: ``num_labels``, ``id2label``, ...
+
+    Raises:
+        ImportError: timm is not installed.
+        ValueError: for an architecture that timm does not know.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError('timm models need timm: pip install "hf_vub[vision]"') from error
+    if not timm.is_model(architecture):
+        raise ValueError(f"model is 'timm/{architecture}', an architecture that timm {timm.__version__} does not know")
+    pretrained: Any = timm.get_pretrained_cfg(architecture)
+    content = pretrained.to_dict()
+    kept = ("input_size", "crop_pct", "interpolation", "mean", "std", "crop_mode")
+    preprocessing = {name: content[name] for name in kept if name in content}
+    arguments = {}
+    if image_size is not None:
+        preprocessing |= {"input_size": (3, image_size, image_size), "crop_pct": 1.0}
+        if content.get("fixed_input_size"):
+            arguments["img_size"] = image_size
+    return AutoConfig.for_model(
+        "timm_wrapper", architecture=architecture, pretrained_cfg=preprocessing, model_args=arguments or None, **options
+    )
