@@ -8,12 +8,22 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
+from datasets import Image as ImageFeature
 from PIL import Image
-from transformers import ConvNextImageProcessor, ViTImageProcessor
+from transformers import BertConfig, ConvNextImageProcessor, ViTImageProcessor
 
 from helpers.tables import write_images
 from helpers.tables import write_table as write
-from hf_vub.data.preprocessing import clean_text, image_transform, to_rgb, tokenize
+from hf_vub.data.preprocessing import (
+    AugmentedImages,
+    clean_text,
+    encode_texts,
+    image_transform,
+    max_text_length,
+    pad_tokens,
+    to_rgb,
+    tokenize,
+)
 from hf_vub.data.splits import check_labels, label_names, load_splits, read_labels, subset
 from hf_vub.data.synthetic import word_tokenizer
 
@@ -263,6 +273,69 @@ def test_a_text_without_tokens_is_still_something_to_read() -> None:
     assert encoded["attention_mask"][0] == [1]
 
 
+def test_a_pair_of_texts_is_encoded_as_one() -> None:
+    tokenizer = word_tokenizer(["a b c d e f"])
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    pairs = Dataset.from_dict({"text": ["a b", ""], "text_pair": ["c", "d e f a b c"], "label": [0, 1]})
+    encoded = tokenize(pairs, tokenizer, max_length=6)
+    assert encoded["input_ids"][0] == tokenizer("a b", "c")["input_ids"]
+    assert encoded["token_type_ids"][0] == [0, 0, 0, 0, 1, 1]
+    assert encoded["length"][:] == [6, 6]
+    assert encoded["labels"][:] == [0, 1]
+
+
+def test_max_text_length_is_one_rule() -> None:
+    tokenizer = word_tokenizer(["a"], max_length=40)
+    config = BertConfig(max_position_embeddings=30)
+    assert max_text_length(tokenizer) == 40
+    assert max_text_length(tokenizer, config) == 30
+    assert max_text_length(tokenizer, config, 20) == 20
+    tokenizer.model_max_length = int(1e30)
+    assert max_text_length(tokenizer, config) == 30
+    assert max_text_length(tokenizer) == max_text_length(tokenizer, BertConfig(max_position_embeddings=-1)) == 512
+    for wanted in (0, -3):
+        with pytest.raises(ValueError, match="max_length must be at least 1"):
+            max_text_length(tokenizer, config, wanted)
+    with pytest.raises(ValueError, match="max_length is 31, but the model has positions for 30 tokens only"):
+        max_text_length(tokenizer, config, 31)
+
+
+def test_positions_behind_the_padding_token_do_not_count() -> None:
+    from transformers import RobertaConfig, RobertaModel
+
+    config = RobertaConfig(
+        vocab_size=50, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8,
+        max_position_embeddings=14,
+    )  # fmt: skip
+    model = RobertaModel(config).eval()
+    tokenizer = word_tokenizer(["a"], max_length=int(1e30))
+    length = max_text_length(tokenizer, model)
+    assert length == 12
+    assert model(input_ids=torch.full((1, length), 5)).last_hidden_state.shape[1] == length
+    with pytest.raises(IndexError):
+        model(input_ids=torch.full((1, length + 1), 5))
+
+
+def test_pad_tokens_agrees_with_the_tokenizer() -> None:
+    tokenizer = word_tokenizer(["a b c d e f"])
+    columns = encode_texts(tokenizer, ["a b c", "a", "\ud800"], 10)
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    for side in ("right", "left"):
+        tokenizer.padding_side = side
+        expected = tokenizer.pad(columns, return_tensors="pt")
+        found = pad_tokens(rows, pad_token_id=tokenizer.pad_token_id, side=side)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in found)
+    fixed = [{**row, **{name: row[name] + [0] * (9 - len(row[name])) for name in row}} for row in rows]
+    trimmed = pad_tokens(fixed)
+    assert torch.equal(trimmed["input_ids"], pad_tokens(rows)["input_ids"])
+    assert torch.equal(trimmed["attention_mask"], pad_tokens(rows)["attention_mask"])
+    bare = pad_tokens([{"input_ids": row["input_ids"]} for row in rows])
+    assert torch.equal(bare["attention_mask"], pad_tokens(rows)["attention_mask"])
+    nothing = pad_tokens([{"input_ids": [0, 0], "attention_mask": [0, 0]}])
+    assert nothing["attention_mask"].tolist() == [[0]]
+
+
 @pytest.mark.parametrize(
     ("text", "clean"),
     [
@@ -312,32 +385,66 @@ PROCESSORS = {
 
 
 @pytest.mark.parametrize("kind", PROCESSORS)
-@pytest.mark.parametrize("train", [False, True])
-def test_images_become_pixels(kind: str, train: bool) -> None:
+def test_images_become_pixels(kind: str) -> None:
     processor = PROCESSORS[kind]()
     images = [picture(mode) for mode in ("L", "RGBA", "CMYK", "I;16")] + [Image.new("RGB", (200, 100), "red")]
-    dataset = Dataset.from_dict({"label": [0, 1, 0, 1, 1]}).add_column("name", list("abcde"))
-    transform = pickle.loads(pickle.dumps(image_transform(processor, train=train)))
-    batch = transform({"image": images, "label": dataset["label"][:]})
+    transform = pickle.loads(pickle.dumps(image_transform(processor)))
+    batch = transform({"image": images, "label": [0, 1, 0, 1, 1]})
     assert batch["pixel_values"].shape == (5, 3, 32, 32)
     assert torch.isfinite(batch["pixel_values"]).all()
     assert batch["labels"] == [0, 1, 0, 1, 1]
     expected = processor([to_rgb(image) for image in images], return_tensors="pt")["pixel_values"]
-    assert torch.equal(batch["pixel_values"], expected) == (not train)
+    assert torch.equal(batch["pixel_values"], expected)
 
 
-def test_augmentation_follows_torch_and_may_leave_left_and_right_alone() -> None:
-    transform = image_transform(PROCESSORS["fixed"](), train=True)
-    images = {"image": [picture("RGB")]}
-    torch.manual_seed(0)
-    first = [transform(images)["pixel_values"] for _ in range(4)]
-    torch.manual_seed(0)
-    assert all(torch.equal(pixels, transform(images)["pixel_values"]) for pixels in first)
-    assert not torch.equal(first[0], first[1])
-    upright = image_transform(PROCESSORS["fixed"](), train=True, flip=False)
-    for _ in range(8):  # the picture brightens to the right
-        row = upright(images)["pixel_values"][0, 0, 16]
-        assert row[20] > row[10]
+def photos(rows: int, size: int = 48) -> Dataset:
+    features = Features({"image": ImageFeature(), "label": Value("int64")})
+    gradient = np.tile(np.linspace(0, 255, size).astype(np.uint8)[None, :, None], (size, 1, 3))  # brighter to the right
+    return Dataset.from_dict({"image": [Image.fromarray(gradient)] * rows, "label": [0] * rows}, features=features)
+
+
+@pytest.mark.parametrize("size", [48, 100])
+def test_augmentation_depends_on_seed_epoch_and_row_alone(size: int) -> None:
+    data = photos(6, size)
+
+    def pixels(seed: int, epoch: int) -> torch.Tensor:
+        rows = AugmentedImages(data, PROCESSORS["fixed"](), seed)
+        rows.set_epoch(epoch)
+        return torch.stack([rows[row]["pixel_values"] for row in range(6)])
+
+    first = pixels(0, 0)
+    assert len(torch.unique(first.flatten(1), dim=0)) >= 5
+    assert not torch.equal(first, pixels(0, 1))
+    assert not torch.equal(first, pixels(1, 0))
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    assert torch.equal(first, pixels(0, 0))
+    assert torch.equal(torch.get_rng_state(), before)
+    rows = AugmentedImages(data, PROCESSORS["fixed"](), 0)
+    together = rows.__getitems__([4, 0, -1])
+    assert torch.equal(torch.stack([row["pixel_values"] for row in together]), first[[4, 0, 5]])
+    assert [row["labels"] for row in together] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_and_prefetching_do_not_change_an_image(workers: int) -> None:
+    rows = AugmentedImages(photos(8), PROCESSORS["fixed"](), seed=3)
+    loader = torch.utils.data.DataLoader(rows, batch_size=2, num_workers=workers, persistent_workers=workers > 0)
+    for epoch in range(2):
+        rows.set_epoch(epoch)
+        found = torch.cat([batch["pixel_values"] for batch in loader])
+        again = AugmentedImages(photos(8), PROCESSORS["fixed"](), seed=3)
+        again.set_epoch(epoch)
+        assert torch.equal(found, torch.stack([again[row]["pixel_values"] for row in range(8)]))
+
+
+def test_augmentation_may_leave_left_and_right_alone() -> None:
+    def mirrored(flip: bool) -> list[bool]:
+        rows = [AugmentedImages(photos(16), PROCESSORS["fixed"](), flip=flip)[row]["pixel_values"] for row in range(16)]
+        return [bool(row[0, 16, 10] > row[0, 16, 20]) for row in rows]
+
+    assert not any(mirrored(flip=False))
+    assert 2 < sum(mirrored(flip=True)) < 14
 
 
 def test_the_transform_works_inside_a_data_set(tmp_path: Path) -> None:
@@ -373,7 +480,7 @@ def test_real_data(shared_data: Path, name: str, column: str, classes: int, size
     small = subset(splits["test"], 20)
     assert np.bincount(read_labels(small)).tolist() == [20 // classes] * classes
     if column == "image":
-        small.set_transform(image_transform(PROCESSORS["cropped"](), train=True))
+        small.set_transform(image_transform(PROCESSORS["cropped"]()))
         assert small[:4]["pixel_values"].shape == (4, 3, 32, 32)
 
 

@@ -1,39 +1,152 @@
-"""Rows made ready for a model: texts into tokens, images into pixels."""
+"""Rows made ready for a model: texts into tokens, images into pixels.
 
-from collections.abc import Mapping
+Whoever tokenises does it here, so that a text is the same input in training, embedding and attack: `max_text_length`
+decides how many tokens are kept, `encode_texts` makes them, `pad_tokens` makes a batch of them.
+"""
+
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset, IterableDataset
+from torch import Tensor, nn
+
+_NO_LIMIT = 1_000_000  # tokenizers without a limit have a model_max_length of 1e30
+_DEFAULT_LENGTH = 512
 
 
 def tokenize(
     dataset: Dataset | IterableDataset, tokenizer: Any, max_length: int | None = None
 ) -> Dataset | IterableDataset:
-    """Token ids for every text, truncated to ``max_length`` and not padded: the collator pads each batch.
+    """Return the token ids of every text, cut to ``max_length`` and not padded: the collator pads each batch.
+
+    Args:
+        dataset: columns text, text_pair (if texts are pairs) and label.
+        tokenizer: of the model.
+        max_length: tokens kept; by default what the tokenizer says (`max_text_length`).
 
     Returns:
         Columns ``input_ids``, ``attention_mask`` (and ``token_type_ids`` where the tokenizer makes them), ``labels``
-        and ``length`` (tokens, for grouping by length). Texts go through `clean_text`; one without any token becomes
-        a single end-of-sequence (or padding) token, since a model cannot read nothing.
+        and ``length`` (tokens, for grouping by length); see `encode_texts`.
+
+    Raises:
+        ValueError: ``max_length`` is less than 1.
     """
-    if max_length is not None and max_length < 1:
-        raise ValueError(f"max_length must be at least 1, but is {max_length}")
-    if max_length is None and tokenizer.model_max_length < 1_000_000:  # huge numbers stand for "no limit"
-        max_length = tokenizer.model_max_length
     options: dict[str, Any] = {"desc": "tokenizing"} if isinstance(dataset, Dataset) else {}
     return dataset.map(
-        _encode,
+        _encode_rows,
         batched=True,
         remove_columns=dataset.column_names or ["text", "label"],
-        fn_kwargs={"tokenizer": tokenizer, "max_length": max_length},
+        fn_kwargs={"tokenizer": tokenizer, "max_length": max_text_length(tokenizer, wanted=max_length)},
         **options,
     )
 
 
+def max_text_length(tokenizer: Any, model: Any = None, wanted: int | None = None) -> int:
+    """Return the number of tokens that a text is cut to.
+
+    This is ``wanted``, else the lesser of the tokenizer's limit and the model's number of positions, else 512 where
+    neither has a limit.
+
+    Args:
+        tokenizer: of the model.
+        model: a model or its configuration; None where it is not known.
+        wanted: the user's choice.
+
+    Raises:
+        ValueError: ``wanted`` is less than 1 or more than the model has positions for.
+    """
+    positions = _positions(model)
+    if wanted is None:
+        stated = getattr(tokenizer, "model_max_length", None) or _NO_LIMIT
+        limits = [int(limit) for limit in (stated, positions) if limit is not None and limit < _NO_LIMIT]
+        return min(limits, default=_DEFAULT_LENGTH)
+    if wanted < 1:
+        raise ValueError(f"max_length must be at least 1, but is {wanted}")
+    if positions is not None and wanted > positions:
+        raise ValueError(f"max_length is {wanted}, but the model has positions for {positions} tokens only")
+    return wanted
+
+
+def encode_texts(
+    tokenizer: Any,
+    texts: Sequence[str],
+    max_length: int,
+    *,
+    pairs: Sequence[str] | None = None,
+    attention_mask: bool = True,
+) -> dict[str, list[list[int]]]:
+    """Return the token ids of texts, or of pairs of texts, cut to ``max_length`` tokens and not padded.
+
+    Texts go through `clean_text` first. A text without any token becomes a single end-of-sequence token (or separator,
+    padding or unknown token, whichever the tokenizer has), since models cannot read an empty sequence.
+
+    Args:
+        tokenizer: of the model.
+        texts: one per row.
+        max_length: tokens kept per row; of a pair the longer text is cut first.
+        pairs: the second text of each row, if texts are pairs.
+        attention_mask: whether to return the column ``attention_mask``.
+
+    Returns:
+        The tokenizer's columns, one list per row: ``input_ids`` and what else the model takes.
+    """
+    second = None if pairs is None else [clean_text(text) for text in pairs]
+    encoded = tokenizer(
+        [clean_text(text) for text in texts],
+        second,
+        truncation=True,
+        max_length=max_length,
+        padding=False,
+        return_attention_mask=attention_mask,
+    )
+    columns: dict[str, list[list[int]]] = dict(encoded)
+    for row, ids in enumerate(columns["input_ids"]):
+        if not ids:
+            blank = {"input_ids": _blank_token(tokenizer), "attention_mask": 1}
+            for name in columns:
+                columns[name][row] = [blank.get(name, 0)]
+    return columns
+
+
+def pad_tokens(
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    pad_token_id: int | None = None,
+    pad_token_type_id: int = 0,
+    side: str = "right",
+) -> dict[str, Tensor]:
+    """Return rows of tokens as one batch, padded no further than to its longest row.
+
+    Args:
+        rows: ``input_ids`` and other columns of tokens, each a sequence (tokens,); all rows have the same columns.
+            Without ``attention_mask`` all tokens count; with it, rows may be padded already, and columns at the end
+            that are padding in every row are dropped.
+        pad_token_id: of the tokenizer; 0 if None.
+        pad_token_type_id: of the tokenizer.
+        side: "right" or "left", the tokenizer's ``padding_side``.
+
+    Returns:
+        int64 tensors (rows, longest) on the CPU, ``attention_mask`` among them.
+    """
+    masks = [np.asarray(row.get("attention_mask", np.ones(len(row["input_ids"])))) for row in rows]
+    used = [int(mask.nonzero()[0].max(initial=0)) + 1 for mask in masks]
+    padding = {"input_ids": pad_token_id or 0, "token_type_ids": pad_token_type_id}
+    batch = {}
+    for name in dict.fromkeys([*rows[0], "attention_mask"]):
+        values = masks if name == "attention_mask" else [np.asarray(row[name]) for row in rows]
+        padded = np.full((len(rows), max(used)), padding.get(name, 0), dtype=np.int64)
+        for place, (value, width) in enumerate(zip(values, used, strict=True)):
+            cells = slice(max(used) - width, None) if side == "left" else slice(width)
+            padded[place, cells] = value[:width]
+        batch[name] = torch.from_numpy(padded)
+    return batch
+
+
 def clean_text(text: str) -> str:
-    """The text as every tokenizer takes it: surrogate pairs joined, a lone surrogate replaced by U+FFFD.
+    """Return the text as every tokenizer takes it: surrogate pairs joined, a lone surrogate replaced by U+FFFD.
 
     Everything else stays, NUL among it: tokenizers drop it (BERT) or have a token for it (byte-level BPE).
     """
@@ -45,53 +158,99 @@ def clean_text(text: str) -> str:
 
 
 class image_transform:
-    """What ``dataset.set_transform`` calls to turn rows {"image", "label"} into {"pixel_values", "labels"}.
+    """Turn rows {"image", "label"} into {"pixel_values", "labels"}, as ``dataset.set_transform`` wants it.
 
-    With ``train=False`` the pixels are exactly those of ``processor``. With ``train=True`` the image is cropped at
-    random first (up to 64 px: shifted by an eighth of its size over a black border, as is usual for CIFAR; larger: a
-    quarter to all of its area in an aspect ratio of 3/4 to 4/3, as is usual for ImageNet) and mirrored half of the time
-    (``flip=False`` for images such as digits, which have a left and a right). Randomness comes from torch's generator.
-    Give the Trainer ``remove_unused_columns=False``: the image column is used here and not by the model.
+    The pixels are those of the processor, unchanged; `AugmentedImages` crops and mirrors. Give the Trainer
+    ``remove_unused_columns=False``: the image column is used here and not by the model.
 
     Example:
-        >>> splits["train"].set_transform(image_transform(processor, train=True))  # doctest: +SKIP
+        >>> splits["test"].set_transform(image_transform(processor))  # doctest: +SKIP
     """
 
-    def __init__(self, processor: Any, train: bool = False, flip: bool = True) -> None:
-        self.processor, self.train, self.flip = processor, train, flip
-        if train:
-            try:
-                import torchvision  # noqa: F401
-            except ImportError as error:
-                raise ImportError('image augmentation needs torchvision: pip install "hf_vub[vision]"') from error
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
 
     def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, Any]:
-        """Pixels and labels of a batch of rows."""
+        """Return pixels (rows, channels, height, width) and labels of a batch of rows."""
         if "image" not in batch:
             raise ValueError(f'rows must have a column "image", but have {", ".join(batch) or "none"}')
         images = [to_rgb(image) for image in batch["image"]]
-        if self.train:
-            images = [self._augment(image) for image in images]
         result = {"pixel_values": self.processor(images, return_tensors="pt")["pixel_values"]}
         if "label" in batch:
             result["labels"] = [int(label) for label in batch["label"]]
         return result
 
-    def _augment(self, image: Any) -> Any:
-        import torch
+
+class AugmentedImages(torch.utils.data.Dataset[dict[str, Any]]):
+    """Training images, cropped at random and mirrored, as a function of seed, epoch and row alone.
+
+    Because nothing else decides, neither prefetching, worker processes nor resuming changes an image. `VUBTrainer`
+    calls `set_epoch`; any other training loop has to, before each epoch.
+
+    Images of up to 64 px are shifted by up to an eighth of their size over a black border, as is usual for CIFAR.
+    Larger ones are cut to a quarter to all of their area in an aspect ratio of 3/4 to 4/3, as is usual for ImageNet.
+
+    Args:
+        dataset: columns image and label.
+        processor: image processor of the model.
+        seed: of all random choices.
+        flip: mirror half of the images; False for images such as digits, which have a left and a right.
+
+    Raises:
+        ImportError: torchvision is not installed.
+
+    Example:
+        >>> rows = AugmentedImages(splits["train"], processor, seed=0)  # doctest: +SKIP
+        >>> rows[0]["pixel_values"].shape  # doctest: +SKIP
+        torch.Size([3, 224, 224])
+    """
+
+    def __init__(self, dataset: Dataset, processor: Any, seed: int = 0, flip: bool = True) -> None:
+        try:
+            import torchvision  # noqa: F401
+        except ImportError as error:
+            raise ImportError('image augmentation needs torchvision: pip install "hf_vub[vision]"') from error
+        self.dataset, self.seed, self.flip = dataset.with_format(None), seed, flip
+        self.transform = image_transform(processor)
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the random crops of this epoch (from 0), in worker processes too."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Return several rows, preprocessed together; PyTorch's loader asks for them this way."""
+        numbers = [range(len(self))[row] for row in rows]
+        batch = self.dataset[numbers]
+        images = [self._augment(image, row) for image, row in zip(batch["image"], numbers, strict=True)]
+        ready = self.transform({**batch, "image": images})
+        return [dict(zip(ready, values, strict=True)) for values in zip(*ready.values(), strict=True)]
+
+    def _augment(self, image: Any, row: int) -> Any:
         from torchvision.transforms import RandomCrop, RandomResizedCrop
         from torchvision.transforms import functional as F
 
-        if max(image.size) <= 64:
-            width, height = image.size
-            image = RandomCrop((height, width), padding=(width // 8, height // 8))(image)
-        else:
-            image = F.crop(image, *RandomResizedCrop.get_params(image, [0.25, 1.0], [3 / 4, 4 / 3]))
-        return F.hflip(image) if self.flip and torch.rand(()) < 0.5 else image
+        image = to_rgb(image)
+        key = np.random.SeedSequence([self.seed, int(self._epoch), row]).generate_state(1, np.uint64)
+        # The CPU's generator alone, and as it was afterwards: a model draws its noise from the same one.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(key[0]) >> 1)
+            if max(image.size) <= 64:
+                width, height = image.size
+                image = RandomCrop((height, width), padding=(width // 8, height // 8))(image)
+            else:
+                image = F.crop(image, *RandomResizedCrop.get_params(image, [0.25, 1.0], [3 / 4, 4 / 3]))
+            return F.hflip(image) if self.flip and torch.rand(()) < 0.5 else image
 
 
 def to_rgb(image: Any) -> Any:
-    """Any PIL image (or array of bytes) as upright 8-bit RGB: EXIF rotation applied, 16-bit and float values scaled.
+    """Return any PIL image (or array of bytes) as upright 8-bit RGB: EXIF rotation applied, 16-bit and floats scaled.
 
     Alpha is dropped, and of an animation the current frame is taken. Sides under 4 px are stretched to 4: with fewer,
     image processors mistake rows for colour channels.
@@ -117,24 +276,40 @@ def to_rgb(image: Any) -> Any:
 
 
 def disable_ghostscript() -> None:
-    """Stop pillow from handing images to Ghostscript, a program, as it does with EPS under whatever file name."""
+    """Stop pillow from handing images to Ghostscript, as it does with EPS under whatever file name."""
     with suppress(ImportError):
         from PIL import EpsImagePlugin
 
         EpsImagePlugin.gs_binary = False
 
 
-def _encode(batch: Mapping[str, list[Any]], tokenizer: Any, max_length: int | None) -> dict[str, Any]:
-    texts = [clean_text(text) for text in batch["text"]]
-    encoded = dict(tokenizer(texts, truncation=max_length is not None, max_length=max_length))
-    candidates = (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
-    for row, ids in enumerate(encoded["input_ids"]):
-        if not ids:
-            encoded["input_ids"][row] = [next((token for token in candidates if token is not None), 0)]
-            encoded["attention_mask"][row] = [1]
-            if "token_type_ids" in encoded:
-                encoded["token_type_ids"][row] = [0]
+def _encode_rows(batch: Mapping[str, list[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
+    encoded: dict[str, list[Any]] = dict(
+        encode_texts(tokenizer, batch["text"], max_length, pairs=batch.get("text_pair"))
+    )
     if "label" in batch:
         encoded["labels"] = list(batch["label"])
     encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
     return encoded
+
+
+def _blank_token(tokenizer: Any) -> int:
+    candidates = (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
+    return next((token for token in candidates if token is not None), 0)
+
+
+def _positions(model: Any) -> int | None:
+    """Return the number of tokens that a model has positions for, or None where it has no limit or is not known."""
+    config = getattr(model, "config", model)
+    config = getattr(config, "backbone_config", None) or config
+    positions = getattr(config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1:
+        return None
+    if isinstance(model, nn.Module):
+        for name, module in model.named_modules():
+            # RoBERTa and its kin number their tokens from behind the padding token.
+            if name.endswith("position_embeddings") and isinstance(
+                padding := getattr(module, "padding_idx", None), int
+            ):
+                return positions - padding - 1
+    return positions

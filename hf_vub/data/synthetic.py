@@ -93,17 +93,17 @@ class _Writer:
         return f"{self.pick(_INTENSIFIERS)} {self.pick(_ADJECTIVES[verdict])}".strip()
 
     def judgement(self, verdict: bool) -> str:
-        """What can follow "is": an adjective, or the opposite one negated."""
+        """Return what can follow "is": an adjective, or the opposite one negated."""
         if self.rng.random() < 0.2:
             return f"{self.pick(_NEGATIONS)} {self.pick(_ADJECTIVES[not verdict])}"
         return self.adjective(verdict)
 
     def detail(self, verdict: bool) -> str:
-        """A clause about one side of the film."""
+        """Return a clause about one side of the film."""
         return f"the {self.pick(_ASPECTS)} is {self.judgement(verdict)}"
 
     def whole(self, verdict: bool) -> str:
-        """A clause about the film as a whole."""
+        """Return a clause about the film as a whole."""
         film = f"the {self.pick(_FILMS)}"
         if self.rng.random() < 0.5:
             return f"{film} is {self.judgement(verdict)}"
@@ -116,7 +116,7 @@ class _Writer:
         return self.detail(verdict) if self.rng.random() < 0.5 else self.whole(verdict)
 
     def review(self, verdict: bool) -> str:
-        """One sentence: nearly half speak with one voice, the others weigh one thing against another."""
+        """Return one sentence: nearly half speak with one voice, the others weigh one thing against another."""
         form = self.rng.choice(_PLAIN_FORMS if self.rng.random() < _PLAIN_SHARE else _MIXED_FORMS)
         text = form(self, verdict)
         if self.rng.random() < 0.3:
@@ -128,7 +128,7 @@ class _Writer:
 
 
 def _agreement(writer: _Writer, verdict: bool) -> str:
-    """Another's opinion, which the reviewer shares or not."""
+    """Return another's opinion, which the reviewer shares or not."""
     opinion = writer.rng.random() < 0.5
     stance = ["and I agree", "and they are right", "and so do I"] if opinion == verdict else []
     stance = stance or ["and I disagree", "and they are wrong", "and I do not"]
@@ -166,7 +166,7 @@ _MIXED_FORMS: list[Callable[[_Writer, bool], str]] = [
 
 
 def reviews(num_train: int = 8000, num_test: int = 1000, seed: int = 0) -> DatasetDict:
-    """Balanced film reviews, no two alike, with the columns "text" and "label" ("neg", "pos").
+    """Generate balanced film reviews, no two alike, with the columns "text" and "label" ("neg", "pos").
 
     A logistic regression on word counts stays under 90% on them, since the same words occur in both verdicts; a reader
     of word order can label every one.
@@ -199,7 +199,7 @@ def reviews(num_train: int = 8000, num_test: int = 1000, seed: int = 0) -> Datas
 
 
 def word_tokenizer(texts: Iterable[str], vocab_size: int = 4096, max_length: int = 512) -> Any:
-    """A lower-casing WordPiece tokenizer in the manner of BERT, made from ``texts`` here and now.
+    """Build a lower-casing WordPiece tokenizer like BERT's from the words of ``texts``.
 
     The most frequent words are one token each, as many as ``vocab_size`` leaves room for (ties by alphabet, so that the
     same texts always give the same ids; the trainers of `tokenizers` do not); any other word falls into pieces.
@@ -274,7 +274,7 @@ def small_transformer(folder: str | Path, texts: Iterable[str]) -> str:
 
 
 def digits(seed: int = 0, test_size: float = 0.2) -> DatasetDict:
-    """scikit-learn's 1,797 scanned digits as RGB images of 32 x 32, with the columns "image" and "label" ("0" to "9").
+    """Return scikit-learn's 1,797 scanned digits as RGB images of 32 x 32, with columns "image" and "label" ("0" to "9").
 
     The scans are 8 x 8 with 17 grey levels, enlarged with a bicubic filter; the split is stratified and drawn with
     ``seed``.
