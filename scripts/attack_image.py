@@ -1,4 +1,4 @@
-r"""Attack an image classifier, ours or a stock one, and write one JSON with its accuracy under attack.
+r"""Attack an image classifier, ours or a stock one, and write its accuracy under attack as one JSON.
 
     python scripts/attack_image.py --model user/vub-resnet18-cifar10 --dataset cifar10 --attack fgs --epsilons 0.1 0.5
     python scripts/attack_image.py --model runs/my-model --dataset photos/ --attack cw --target "soccer ball" \
@@ -11,37 +11,54 @@ Attacks: fgs, cw (targeted or not), pgd_linf, pgd_l2, apgd_ce, apgd_dlr and squa
 model's input size, before normalisation; 8/255 may be written so. A model with a stochastic head is attacked as the
 predictor that --noise declares: mean, sampled (one draw) or averaged:K, through whose average the gradients flow.
 
-The output folder holds result.json, records.jsonl (one line per image), run.json, images.safetensors and, drawn from
-these, examples.png and .pdf: originals, perturbations and adversarial images. The same command after a kill goes on
-where it stopped and ends with the same result. Several processes share the images between them. --report_card runs the
-checks for masked gradients instead and writes report_card.json.
+What is attacked: images of the test split, of a folder without splits all images. If the model was trained on that very
+folder, only the images held out from its training are attacked. The rows are printed first, and a warning if the model
+has seen some of them. Classes of model and data are matched by name; --match_labels number matches them by number.
+
+What is written: result.json, records.jsonl (one line per image), run.json, images.safetensors, and examples.png and
+.pdf, which show originals, perturbations and adversarial images. The same command resumes a run that was killed, and
+ends with the same result. Several processes share the images. --report_card runs the checks for masked gradients
+instead and writes report_card.json.
 """
 
 import sys
 from dataclasses import dataclass, field
+from typing import Any
 
 from hf_vub.command_line import command, parse
+
+SHOWN = (
+    *("model", "dataset", "split", "attack", "noise", "num_examples", "num_skipped", "rows_seen_in_training"),
+    *("clean_accuracy", "seconds"),
+)
 
 
 @dataclass
 class Arguments:
-    """What to attack, and how."""
+    """The options of the command."""
 
     model: str = field(metadata={"help": "Folder or Hub id of an image classifier."})
     dataset: str = field(metadata={"help": "Name on the Hub, file, or folder (also of class folders of images)."})
-    attack: str = field(default="fgs", metadata={"help": "fgs, cw, pgd_linf, pgd_l2, apgd_ce, apgd_dlr or square."})
+    attack: str = field(
+        default="pgd_linf", metadata={"help": "fgs, cw, pgd_linf, pgd_l2, apgd_ce, apgd_dlr or square."}
+    )
     epsilons: list[str] | None = field(default=None, metadata={"help": "Budgets; the attack's usual ones by default."})
     target: str | None = field(default=None, metadata={"help": "Class to reach, by name or number (cw and pgd)."})
-    output_dir: str | None = field(default=None, metadata={"help": "Folder of the run; nothing is saved without."})
-    num_examples: int = field(default=200, metadata={"help": "Images to attack."})
+    output_dir: str | None = field(default=None, metadata={"help": "Folder of the run; nothing is saved without it."})
+    num_examples: int | None = field(
+        default=None, metadata={"help": "Images to attack; 500 by default, 64 for the report card."}
+    )
     how: str = field(default="stratified", metadata={"help": "stratified (seeded, by class) or first (as the paper)."})
-    seed: int = field(default=0, metadata={"help": "Of the choice of examples and of the attack."})
+    seed: int = field(default=0, metadata={"help": "Seed of the choice of images and of the attack."})
     noise: str = field(default="mean", metadata={"help": "Declared predictor: mean, sampled or averaged:K."})
     steps: int | None = field(default=None, metadata={"help": "Steps of the attack; its usual ones by default."})
-    batch_size: int = field(default=32, metadata={"help": "Images attacked together; another number, another run."})
+    batch_size: int = field(default=32, metadata={"help": "Images attacked together; another number is another run."})
     split: str | None = field(default=None, metadata={"help": "Split of the data set; its test split by default."})
     image_column: str | None = field(default=None, metadata={"help": "Column of images, if it has no usual name."})
     label_column: str | None = field(default=None, metadata={"help": "Column of labels, if it has no usual name."})
+    match_labels: str = field(
+        default="name", metadata={"help": "Match the classes of data and model by name or by number."}
+    )
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run the code that comes with the model."})
     report_card: bool = field(default=False, metadata={"help": "Check for masked gradients instead."})
@@ -55,48 +72,57 @@ def main() -> None:
     """Parse, attack, print."""
     (arguments,) = parse(Arguments)
     options = dict(vars(arguments))
-    card, transfer_from, attack_name, epsilons, target = (
-        options.pop(name) for name in ("report_card", "transfer_from", "attack", "epsilons", "target")
-    )
-    if card:
-        from hf_vub.attacks.masking import report_card
-
-        if epsilons is not None and len(epsilons) != 1:
-            raise ValueError(f"--report_card takes one of --epsilons, around which it checks, but got {epsilons}")
-        if target is not None:
-            raise ValueError(f"--report_card is untargeted, but got --target {target}")
-        options["steps"] = 40 if options["steps"] is None else options["steps"]
-        options["epsilon"] = epsilons[0] if epsilons else "8/255"
-        result = report_card(processor=None, transfer_from=transfer_from, **options)
-        for check in result["checks"]:
-            verdict = {True: "pass", False: "FAIL", None: "-"}[check["passed"]]
-            print(f"{check['name']:12}{verdict:6}{check['why']}")
-        print(f"{'all':12}{'pass' if result['passed'] else 'FAIL'}")
+    if arguments.num_examples is None:
+        options["num_examples"] = 64 if arguments.report_card else 500
+    if options.pop("report_card"):
+        _card(options)
     else:
-        from hf_vub.attacks.image.attack import attack
-        from hf_vub.reports.examples import write_examples
-        from hf_vub.runs.processes import processes
-
-        if transfer_from:
-            raise ValueError("--transfer_from belongs to --report_card")
-        result = attack(processor=None, attack=attack_name, epsilon=epsilons, target=target, **options)
-        if not processes().is_main_process:
-            return
-        for name in ("model", "dataset", "attack", "noise", "num_examples", "num_skipped", "clean_accuracy", "seconds"):
-            print(f"{name:24}{_shown(result[name])}")
-        columns = ("epsilon", "accuracy_under_attack", "attack_success_rate", "l2_mean", "l2_median")
-        print("  ".join(f"{name:>21}" for name in columns))
-        for row in result["budgets"]:
-            print("  ".join(f"{_shown(row[name]):>21}" for name in columns))
-        if arguments.output_dir is not None:
-            for path in write_examples(arguments.output_dir):
-                print(f"{'examples':24}{path}")
+        _attack(options)
     if arguments.output_dir is None:
         sys.stderr.write("nothing was saved: name an --output_dir to keep the result and its records\n")
 
 
-def _shown(value: object) -> str:
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+def _card(options: dict[str, Any]) -> None:
+    from hf_vub.attacks import report_card
+
+    epsilons, target, _ = (options.pop(name) for name in ("epsilons", "target", "attack"))
+    if epsilons is not None and len(epsilons) != 1:
+        raise ValueError(f"--report_card takes one of --epsilons, around which it checks, but got {epsilons}")
+    if target is not None:
+        raise ValueError(f"--report_card is untargeted, but got --target {target}")
+    options["steps"] = 40 if options["steps"] is None else options["steps"]
+    card = report_card(epsilon=epsilons[0] if epsilons else "8/255", **options)
+    print(f"{'rows':12}{card.data_rows}")
+    for check in card.checks:
+        verdict = "-" if check.passed is None else "pass" if check.passed else "FAIL"
+        print(f"{check.name:12}{verdict:6}{check.why}")
+    print(f"{'all':12}{'pass' if card.passed else 'FAIL'}")
+
+
+def _attack(options: dict[str, Any]) -> None:
+    from hf_vub.attacks import attack_image
+    from hf_vub.reports.examples import write_examples
+    from hf_vub.runs.processes import processes
+
+    if options.pop("transfer_from"):
+        raise ValueError("--transfer_from belongs to --report_card")
+    result = attack_image(epsilon=options.pop("epsilons"), **options)
+    if not processes().is_main_process:
+        return
+    print(f"{'rows':24}{result.data_rows}")
+    for name in SHOWN:
+        print(f"{name:24}{_shown(result.get(name), 'unknown')}")
+    columns = ("epsilon", "accuracy_under_attack", "attack_success_rate", "l2_mean", "l2_median")
+    print("  ".join(f"{name:>21}" for name in columns))
+    for row in result.budgets:
+        print("  ".join(f"{_shown(row[name]):>21}" for name in columns))
+    if options["output_dir"] is not None:
+        for path in write_examples(options["output_dir"]):
+            print(f"{'examples':24}{path}")
+
+
+def _shown(value: object, absent: str = "-") -> str:
+    return absent if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,7 @@ from datasets import disable_progress_bars
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from hf_vub import VUBTrainingArguments
-from hf_vub.attacks.image import attack as attack_image
-from hf_vub.attacks.text import attack as attack_text
+from hf_vub.attacks import attack_image, attack_text_heads, shared_heads
 from hf_vub.attacks.text.nltk_resources import ResourceError
 from hf_vub.command_line import command, parse
 from hf_vub.data import synthetic
@@ -94,12 +93,12 @@ def attack(task: str, title: str, arguments: Arguments) -> dict[str, dict[str, A
     options = {**TASKS[task]["attacks"][title], "num_examples": arguments.num_examples, "seed": arguments.seed}
     data = TASKS[task]["dataset"]
     if task == "text":
-        shared, heads = attack_text.shared_heads(models)
+        shared, heads = shared_heads(models)
         options |= {"max_length": MAX_LENGTH, "output_dir": place}
-        found = attack_text.attack_heads(shared, heads, models[0], data, **options)
+        found = attack_text_heads(shared, heads, data, tokenizer=models[0], **options)
     else:
         found = {
-            model.name: attack_image.attack(model, None, data, output_dir=place / model.name, **options)
+            model.name: attack_image(model, data, output_dir=place / model.name, **options)
             for model in models
         }
     write_examples(place / models[-1].name)

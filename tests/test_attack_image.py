@@ -21,6 +21,7 @@ from torch import nn
 from transformers import ViTImageProcessor
 
 from helpers.image_attacks import dataset_of, vit, vub
+from hf_vub.attacks import attack_image
 from hf_vub.attacks.image.adversaries import (
     ATTACKS,
     CarliniWagner,
@@ -30,10 +31,9 @@ from hf_vub.attacks.image.adversaries import (
     make,
     parse_epsilons,
 )
-from hf_vub.attacks.image.attack import attack
 from hf_vub.attacks.image.classifier import PixelModel
 from hf_vub.attacks.image.examples import class_index
-from hf_vub.attacks.sample import parse_noise
+from hf_vub.attacks.victim import parse_noise
 from hf_vub.compute.contexts import frozen, seeded
 from hf_vub.runs.files import read_json, read_records
 
@@ -206,7 +206,7 @@ def test_counts_by_hand():
     values, labels = [0.45, 0.2, 0.7, 0.3, 0.9], [0, 0, 1, 1, 0]
     pixels = [np.full((1, 1, 1), value, dtype=np.float32).tolist() for value in values]
     data = Dataset.from_dict({"image": pixels, "label": labels})
-    result = attack(Threshold(), None, data, "fgs", epsilon=[0.1, 0.25])
+    result = attack_image(Threshold(), data, "fgs", epsilon=[0.1, 0.25])
     assert result["clean_accuracy"] == 3 / 5
     assert result["num_attacked"] == 3
     first, second = result["budgets"]
@@ -225,7 +225,7 @@ def test_targeted_runs_leave_inputs_of_the_target_alone():
     pixels, labels = images_for(model, 15)
     data = Dataset.from_dict({"image": pixels.tolist(), "label": labels.tolist()})
     for target in range(3):
-        result = attack(model, None, data, CarliniWagner(steps=100), target=target)
+        result = attack_image(model, data, CarliniWagner(steps=100), target=target)
         assert result["target"] == {"index": target, "name": str(target)}
         assert result["clean_accuracy"] == 1.0
         assert result["num_attacked"] == 15 - int((labels == target).sum())
@@ -235,7 +235,7 @@ def test_failures_are_in_no_distance():
     model = Linear(scale=4.0)
     pixels, labels = images_for(model, 6)
     data = Dataset.from_dict({"image": pixels.tolist(), "label": labels.tolist()})
-    result = attack(model, None, data, CarliniWagner(steps=1, binary_search_steps=1))
+    result = attack_image(model, data, CarliniWagner(steps=1, binary_search_steps=1))
     assert result["attack_success_rate"] == 0.0
     assert result["l2_mean"] is None
     assert result["l2_median"] is None
@@ -298,11 +298,11 @@ def test_gradients_flow_through_the_average(processor):
 
 
 def test_random_predictors_are_scored_over_fresh_draws(processor, pictures, tmp_path):
-    result = attack(
+    result = attack_image(
         vub(),
-        processor,
         pictures,
         "pgd_linf",
+        processor=processor,
         epsilon="8/255",
         steps=3,
         noise="averaged:2",
@@ -324,7 +324,7 @@ def test_the_model_is_left_as_it_was(processor, pictures):
     model.classifier.weight.requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    attack(model, processor, pictures, "fgs")
+    attack_image(model, pictures, "fgs", processor=processor)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(module.training for module in model.modules())
     assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["classifier.weight"]
@@ -342,7 +342,7 @@ def test_every_attack_runs_on_a_checkpoint_from_disk(name, processor, pictures, 
     vub().save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     steps = None if name == "fgs" else 3
-    result = attack(tmp_path / "model", None, pictures, name, num_examples=9, steps=steps, output_dir=tmp_path / "run")
+    result = attack_image(tmp_path / "model", pictures, name, num_examples=9, steps=steps, output_dir=tmp_path / "run")
     assert result == {**read_json(tmp_path / "run" / "result.json")}
     assert result["schema"] == 1
     assert result["attack"] == name
@@ -358,7 +358,7 @@ def test_every_attack_runs_on_a_checkpoint_from_disk(name, processor, pictures, 
 
 
 def test_images_are_kept_of_examples_spread_over_the_run(processor, pictures, tmp_path):
-    attack(vit(), processor, pictures, "fgs", output_dir=tmp_path, save_images=4, batch_size=3)
+    attack_image(vit(), pictures, "fgs", processor=processor, output_dir=tmp_path, save_images=4, batch_size=3)
     records = {r["index"]: r for r in read_records(tmp_path / "records.jsonl")}
     expected = [index for index in (0, 5, 10, 15) if records[index]["status"] == "attacked"]
     assert load_file(tmp_path / "images.safetensors")["index"].tolist() == expected
@@ -369,7 +369,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(processor, pictures, tmp_pat
     import hf_vub.runs.run_log as module
 
     options = {"attack": "pgd_linf", "steps": 3, "batch_size": 4, "noise": "sampled", "redraws": 3, "seed": 5}
-    whole = attack(vub(), processor, pictures, **options, output_dir=tmp_path / "whole")
+    whole = attack_image(vub(), pictures, processor=processor, **options, output_dir=tmp_path / "whole")
     written = []
     append = module.append_record
 
@@ -381,12 +381,12 @@ def test_an_interrupted_run_ends_with_the_same_bits(processor, pictures, tmp_pat
 
     monkeypatch.setattr(module, "append_record", dies)
     with pytest.raises(KeyboardInterrupt):
-        attack(vub(), processor, pictures, **options, output_dir=tmp_path / "cut")
+        attack_image(vub(), pictures, processor=processor, **options, output_dir=tmp_path / "cut")
     monkeypatch.setattr(module, "append_record", append)
     if torn:
         with open(tmp_path / "cut" / "records.jsonl", "a") as file:
             file.write('{"index": 1')
-    resumed = attack(vub(), processor, pictures, **options, output_dir=tmp_path / "cut")
+    resumed = attack_image(vub(), pictures, processor=processor, **options, output_dir=tmp_path / "cut")
     assert without_times(resumed) == without_times(whole)
     one, other = (list(map(without_times, read_records(tmp_path / run / "records.jsonl"))) for run in ("whole", "cut"))
     assert one == other
@@ -403,10 +403,10 @@ def test_a_killed_process_goes_on_where_it_stopped(processor, pictures, tmp_path
         """
         import sys
         from datasets import load_from_disk
-        from hf_vub.attacks.image.attack import attack
+        from hf_vub.attacks import attack_image
 
         folder = sys.argv[1]
-        attack(folder + "/model", None, load_from_disk(folder + "/data"), "pgd_linf", steps=60, batch_size=2,
+        attack_image(folder + "/model", load_from_disk(folder + "/data"), "pgd_linf", steps=60, batch_size=2,
                noise="averaged:3", redraws=3, output_dir=folder + "/killed")
         """
     )
@@ -422,9 +422,8 @@ def test_a_killed_process_goes_on_where_it_stopped(processor, pictures, tmp_path
     assert not (tmp_path / "killed" / "result.json").exists()
     options = {"steps": 60, "batch_size": 2, "noise": "averaged:3", "redraws": 3}
     resumed, whole = (
-        attack(
+        attack_image(
             tmp_path / "model",
-            None,
             load_from_disk(tmp_path / "data"),
             "pgd_linf",
             output_dir=tmp_path / run,
@@ -440,26 +439,28 @@ def test_a_killed_process_goes_on_where_it_stopped(processor, pictures, tmp_path
 def test_the_bar_shows_the_running_success_rate(processor, pictures, monkeypatch):
     said = []
     monkeypatch.setattr("tqdm.auto.tqdm.set_postfix_str", lambda bar, text, **options: said.append(text))
-    result = attack(vit(), processor, pictures, "fgs", epsilon=[0.01, 0.5], num_examples=8, batch_size=4)
+    result = attack_image(
+        vit(), pictures, "fgs", processor=processor, epsilon=[0.01, 0.5], num_examples=8, batch_size=4
+    )
     assert len(said) == 2
-    assert said[-1] == f"success {result['attack_success_rate']:.1%}"
+    assert said[-1] == f"success {result['num_successes']}/{result['num_attacked']}"
 
 
 def test_a_finished_run_is_read_and_another_is_refused(processor, pictures, tmp_path):
     model = vit()
-    first = attack(model, processor, pictures, "fgs", output_dir=tmp_path)
+    first = attack_image(model, pictures, "fgs", processor=processor, output_dir=tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FastGradient, "_propose", None)
-        assert attack(model, processor, pictures, "fgs", output_dir=tmp_path) == first
+        assert attack_image(model, pictures, "fgs", processor=processor, output_dir=tmp_path) == first
     with pytest.raises(ValueError, match=r"holds a run with epsilons=\[0.1, 0.5\], and this one has epsilons=\[0.2\]"):
-        attack(model, processor, pictures, "fgs", epsilon=0.2, output_dir=tmp_path)
+        attack_image(model, pictures, "fgs", processor=processor, epsilon=0.2, output_dir=tmp_path)
     with pytest.raises(ValueError, match="holds a run with weights="):
-        attack(vit(seed=1), processor, pictures, "fgs", output_dir=tmp_path)
+        attack_image(vit(seed=1), pictures, "fgs", processor=processor, output_dir=tmp_path)
 
 
 def test_samples_are_stratified_and_seeded(processor, pictures):
     def rows(tmp, **options):
-        attack(vit(), processor, pictures, "fgs", num_examples=6, output_dir=tmp, **options)
+        attack_image(vit(), pictures, "fgs", processor=processor, num_examples=6, output_dir=tmp, **options)
         return [(record["index"], record["label"]) for record in read_records(tmp / "records.jsonl")]
 
     import tempfile
@@ -489,7 +490,9 @@ def test_odd_images_are_attacked_and_broken_ones_skipped(processor, tmp_path):
     rows = {"image": [{"bytes": content, "path": None} if content else None for content in contents]}
     rows["label"] = [0, 1, 2, 0, 1, 2, 0, None]
     data = Dataset.from_dict(rows, features=Features({"image": Image(decode=False), "label": Value("int64")}))
-    result = attack(vit(), processor, data.cast_column("image", Image()), "fgs", batch_size=3, output_dir=tmp_path)
+    result = attack_image(
+        vit(), data.cast_column("image", Image()), "fgs", processor=processor, batch_size=3, output_dir=tmp_path
+    )
     assert result["num_examples"] == 4
     assert result["num_skipped"] == 4
     statuses = [record["status"] for record in read_records(tmp_path / "records.jsonl")]
@@ -504,7 +507,7 @@ def test_images_of_another_size_are_skipped_where_nothing_resizes_them():
     data = Dataset.from_dict(
         {"image": [torch.rand(1, 6, 6).tolist(), torch.rand(1, 5, 6).tolist(), [[[2.0]]]], "label": [0, 1, 2]}
     )
-    result = attack(model, None, data, "fgs")
+    result = attack_image(model, data, "fgs")
     assert result["num_examples"] == 1
     assert result["skipped"] == {
         "1x5x6 pixels where this run's images are 1x6x6": 1,
@@ -519,25 +522,25 @@ def test_images_of_another_size_are_skipped_where_nothing_resizes_them():
         ({"attack": "cw", "target": 3}, "target must be a class from 0 to 2, but is 3"),
         ({"attack": "cw", "target": -1}, "target must be a class from 0 to 2, but is -1"),
         ({"attack": "cw", "target": "socer ball"}, "'socer ball' is no class of the model: did you mean 'soccer ball'"),
-        ({"target": 1}, "FastGradient has no targeted form; those that have: cw, pgd_linf, pgd_l2"),
+        ({"attack": "fgs", "target": 1}, "FastGradient has no targeted form; those that have: cw, pgd_linf, pgd_l2"),
         ({"attack": "cw", "epsilon": 0.1}, "takes no epsilon"),
         ({"epsilon": 1.5}, "epsilon must be above 0"),
         ({"epsilon": [0.1, "8/0"]}, "a fraction such as 8/255, but is '8/0'"),
         ({"epsilon": []}, "epsilon is an empty list"),
-        ({"steps": 3}, "steps=3 does not fit fgs"),
+        ({"attack": "fgs", "steps": 3}, "steps=3 does not fit fgs"),
         ({"attack": "pgd_linf", "steps": 0}, "steps must be a whole number of at least 1, but is 0"),
         ({"noise": "sampled"}, "needs a model with a stochastic head, and ViTForImageClassification has none"),
         ({"noise": "averaged:x"}, "noise must be"),
-        ({"batch_size": 0}, "batch_size must be at least 1, but is 0"),
-        ({"num_examples": 0}, "num_examples must be at least 1, but is 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, but is 0"),
+        ({"num_examples": 0}, "num_examples must be a whole number of at least 1, but is 0"),
         ({"how": "last", "num_examples": 3}, "how must be"),
-        ({"image_column": "photo"}, "no column 'photo' .*image, label.*: name one with image_column"),
-        ({"label_column": "y"}, "no column 'y'"),
+        ({"image_column": "photo"}, "image_column is 'photo', but the columns are image, label"),
+        ({"label_column": "y"}, "label_column is 'y', but the columns are image, label"),
     ],
 )
 def test_bad_arguments_are_one_sentence(options, sentence, processor, pictures):
     with pytest.raises(ValueError, match=sentence) as caught:
-        attack(vit(), processor, pictures, **options)
+        attack_image(vit(), pictures, processor=processor, **options)
     assert "\n" not in str(caught.value)
 
 
@@ -545,23 +548,23 @@ def test_dlr_needs_three_classes(processor):
     pytest.importorskip("art")
     data = dataset_of(torch.rand(6, 3, 10, 10), [0, 1] * 3)
     with pytest.raises(ValueError, match="apgd_dlr compares the three highest logits, and this model has 2 classes"):
-        attack(vit(2), processor, data, "apgd_dlr")
+        attack_image(vit(2), data, "apgd_dlr", processor=processor)
 
 
 def test_classes_that_do_not_fit_are_refused(processor):
     names = ["ant", "bee", "cat", "dog"]
     data = dataset_of(torch.rand(8, 3, 10, 10), [0, 1, 2, 3] * 2, names)
-    with pytest.raises(ValueError, match=r"the data has 4 classes \(ant, bee, cat, ...\) and the model 3"):
-        attack(vit(), processor, data, "fgs")
-    with pytest.raises(ValueError, match="the data has labels up to 3, and the model has 3 classes"):
-        attack(vit(), processor, dataset_of(torch.rand(8, 3, 10, 10), [0, 1, 2, 3] * 2), "fgs")
+    with pytest.raises(ValueError, match=r"the data set has 4 classes \(ant, bee, cat, dog\), but the model has 3"):
+        attack_image(vit(), data, "fgs", processor=processor)
+    with pytest.raises(ValueError, match="the data set has labels up to 3, but the model has 3 classes"):
+        attack_image(vit(), dataset_of(torch.rand(8, 3, 10, 10), [0, 1, 2, 3] * 2), "fgs", processor=processor)
 
 
 def test_labels_follow_the_names_of_the_classes(processor, tmp_path):
     model = vit(4)
     model.config.id2label = dict(enumerate(["dog", "Cat", "bee", "ant"]))
     data = dataset_of(torch.rand(4, 3, 10, 10), [0, 1, 2, 0], ["ant", "cat", "dog"])
-    attack(model, processor, data, "fgs", output_dir=tmp_path)
+    attack_image(model, data, "fgs", processor=processor, output_dir=tmp_path)
     assert [record["label"] for record in read_records(tmp_path / "records.jsonl")] == [3, 1, 0, 3]
 
 
@@ -577,11 +580,11 @@ def test_targets_by_name():
 
 def test_wrong_kinds_of_data_are_named(processor, pictures):
     with pytest.raises(TypeError, match="dataset has the splits test: give one of them"):
-        attack(vit(), processor, {"test": pictures})
+        attack_image(vit(), {"test": pictures}, processor=processor)
     with pytest.raises(TypeError, match=r"must be a name, a path or a datasets.Dataset, but is a list"):
-        attack(vit(), processor, [1, 2])
+        attack_image(vit(), [1, 2], processor=processor)
     with pytest.raises(ValueError, match="no rows"):
-        attack(vit(), processor, pictures.select([]))
+        attack_image(vit(), pictures.select([]), processor=processor)
 
 
 def test_budgets_are_sorted_numbers():
@@ -596,7 +599,7 @@ def test_a_missing_library_is_one_sentence(missing, processor, pictures, monkeyp
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError, match=r'pip install "hf_vub\[image-attacks\]"'):
-        attack(vit(), processor, pictures, "square" if missing == "art" else "fgs")
+        attack_image(vit(), pictures, "square" if missing == "art" else "fgs", processor=processor)
 
 
 def test_the_script_attacks_and_says_what_is_wrong(processor, pictures, tmp_path):
@@ -631,8 +634,8 @@ def test_the_script_attacks_and_says_what_is_wrong(processor, pictures, tmp_path
 
 @pytest.mark.shared_data
 def test_a_trained_model_is_attacked_from_its_folder(shared_data):
-    result = attack(
-        shared_data / "models" / "resnet18-cifar10", None, shared_data / "data" / "cifar10", "fgs", epsilon="8/255",
+    result = attack_image(
+        shared_data / "models" / "resnet18-cifar10", shared_data / "data" / "cifar10", "fgs", epsilon="8/255",
         num_examples=40,
     )  # fmt: skip
     assert result["clean_accuracy"] > 0.7

@@ -65,26 +65,26 @@ def spoilt(folder, model, change):
 
 
 def attack_text(path):
-    from hf_vub.attacks.text.attack import attack
+    from hf_vub.attacks import attack_text
 
-    attack(path, None, Dataset.from_dict({"text": ["good film"] * 2, "label": [0, 1]}), "deepwordbug")
+    attack_text(path, Dataset.from_dict({"text": ["good film"] * 2, "label": [0, 1]}), "deepwordbug")
 
 
 def attack_image(path):
-    from hf_vub.attacks.image.attack import attack
+    from hf_vub.attacks import attack_image
 
-    attack(path, None, "digits", "fgs")
+    attack_image(path, "digits", "fgs")
 
 
 def shared_heads(path):
-    from hf_vub.attacks.text.attack import shared_heads
+    from hf_vub.attacks import shared_heads
 
     shared_heads([path])
 
 
 def wrapper(path):
     pytest.importorskip("textattack")
-    from hf_vub.attacks.text.attack import wrapper
+    from hf_vub.attacks import wrapper
 
     wrapper(path)
 

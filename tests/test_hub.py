@@ -20,7 +20,7 @@ from helpers.hub_server import TOKEN, metadata_errors
 from helpers.models import backbone_config, build_model, model_inputs
 from helpers.xet_store import chunks
 from hf_vub import VUBConfig, VUBForSequenceClassification
-from hf_vub.attacks.image.attack import attack as attack_images
+from hf_vub.attacks import attack_image
 from hf_vub.data import synthetic
 from hf_vub.runs.files import read_json, write_json
 
@@ -453,8 +453,8 @@ def test_an_attack_in_the_folder_of_a_checkpoint_refreshes_its_card(folder):
     about |= {"dataset": "digits", "metrics": {"accuracy": 0.1}, "card": {"license": "mit", "tags": ["tiny"]}}
     write_json(checkpoint / "result.json", about)
     options = {"num_examples": 20, "epsilon": ["1/255", "8/255"], "progress": False}
-    found = attack_images(checkpoint, None, "digits", "fgs", output_dir=checkpoint / "fgs", **options)
-    attack_images(folder / "stock-image", None, "digits", "fgs", output_dir=checkpoint / "another", **options)
+    found = attack_image(checkpoint, "digits", "fgs", output_dir=checkpoint / "fgs", **options)
+    attack_image(folder / "stock-image", "digits", "fgs", output_dir=checkpoint / "another", **options)
     text = (checkpoint / "README.md").read_text()
     assert metadata_errors(text) == []
     card = ModelCard(text)

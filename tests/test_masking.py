@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from datasets import Dataset
 from torch import nn
 
-from hf_vub.attacks.masking import report_card
+from hf_vub.attacks import report_card
 from hf_vub.runs.files import read_json
 
 pytest.importorskip("foolbox")
@@ -79,7 +79,7 @@ def data():
 def card_of(kind, weights, data, **options):
     model = kind()
     model.load_state_dict(weights)
-    return report_card(model, None, data, epsilon=0.1, steps=15, square_steps=100, **options)
+    return report_card(model, data, epsilon=0.1, steps=15, square_steps=100, **options)
 
 
 def verdicts(card):
@@ -97,7 +97,7 @@ def test_an_honest_model_passes(weights, data, tmp_path):
     }  # fmt: skip
     assert card["passed"]
     assert read_json(tmp_path / "report_card.json") == card
-    assert card["curves"]["epsilon"] == [0.025, 0.05, 0.1, 0.2, 0.4, 1.0]
+    assert card.curves.epsilon == (0.025, 0.05, 0.1, 0.2, 0.4, 1.0)
 
 
 def test_a_saturated_softmax_fails(weights, data):
@@ -124,7 +124,7 @@ def test_a_random_predictor_is_averaged_over(weights, data):
     assert found["eot"] is True
     assert card["passed"]
     eot = next(check for check in card["checks"] if check["name"] == "eot")
-    assert eot["figures"]["draws"] == [1, 5, 10, 20, 40]
+    assert eot["figures"]["draws"] == (1, 5, 10, 20, 40)
 
 
 def test_the_same_card_twice(weights, data):
@@ -143,7 +143,7 @@ def test_a_model_that_is_always_wrong_is_refused(weights, data):
     ("options", "sentence"),
     [
         ({"tolerance": -0.1}, "tolerance must be at least 0"),
-        ({"redraws": 0}, "redraws must be at least 1"),
+        ({"redraws": 0}, "redraws must be a whole number of at least 1"),
         ({"noise": "sampled"}, "needs a model with a stochastic head"),
     ],
 )

@@ -268,14 +268,15 @@ def _attack_alone(settings, folder, results):
     """One head of the grid attacked by itself."""
     from safetensors.torch import load_file
 
-    from hf_vub.attacks.text.attack import attack
+    from hf_vub.attacks import attack_text
     from hf_vub.data.splits import load_splits
 
     model, tokenizer, _ = load_backbone(settings, 2, [])
     name = results["runs"][-1]["name"]
     model.head.load_state_dict(load_file(next((folder / "heads").rglob(f"{name}.safetensors"))))
     test = load_splits(settings.dataset, max_train=120, max_test=40)["test"]
-    return name, attack(model, tokenizer, test, "deepwordbug", num_examples=4, max_length=32, progress=False)
+    options = {"tokenizer": tokenizer, "num_examples": 4, "max_length": 32, "progress": False}
+    return name, attack_text(model, test, "deepwordbug", **options)
 
 
 def test_without_a_classifier_there_is_a_linear_probe(image_model, tmp_path):

@@ -163,7 +163,7 @@ def test_data_sets_run_no_pickle(name, poison, tmp_path):
 def test_code_in_a_checkpoint_runs_only_when_asked(tmp_path):
     from transformers import AutoModelForSequenceClassification
 
-    from hf_vub.attacks.image.examples import load_classifier
+    from hf_vub.model.loading import load_classifier
 
     trace = tmp_path / "owned"
     folder = tmp_path / "model"
@@ -176,7 +176,7 @@ def test_code_in_a_checkpoint_runs_only_when_asked(tmp_path):
     for load in (
         VUBForSequenceClassification.from_pretrained,
         AutoModelForSequenceClassification.from_pretrained,
-        load_classifier,
+        lambda name: load_classifier(name, "text"),
     ):
         with pytest.raises((ValueError, OSError)):
             load(str(folder))

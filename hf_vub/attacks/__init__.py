@@ -1,8 +1,8 @@
 """Attacks on text and image classifiers, and the report card that tells robustness from masked gradients.
 
 Start with ``text.attack`` and ``image.attack``: one call per attack, one JSON per run, one record per example,
-resumable. ``masking`` runs the checks of the report card. Attacks see [0, 1] pixels or plain texts. No model is
-changed here.
+resumable. ``runner`` runs them, ``sample`` chooses the rows, ``victim`` says what is attacked, ``masking`` makes the
+report card. Attacks see [0, 1] pixels or plain texts. Nothing here changes a model or trains one.
 """
 
 import lazy_loader

@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..compute.contexts import frozen, seeded
-from ..runs.files import write_json
-from ..runs.processes import processes
+from ..data.record import TrainingRecord
 from ..runs.provenance import provenance
+from ..runs.schema import Check, ReportCard, ReportCurves
 from .image.adversaries import Attack, FastGradient, ProjectedGradient, Square, parse_epsilons
 from .image.classifier import PixelModel
-from .image.examples import ImageExamples, load_classifier
+from .image.examples import fit_sample, read_pixels
+from .runner import describe, warn_if_seen
+from .sample import Sample, SampleOptions, open_sample
+from .victim import Victim, check_counts
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +37,9 @@ _NOISE_DRAWS = 10
 
 def report_card(
     model: nn.Module | str | Path,
-    processor: Any,
     dataset: Any,
     *,
+    processor: Any = None,
     epsilon: float | str = 8 / 255,
     num_examples: int | None = 64,
     how: str = "stratified",
@@ -51,10 +55,12 @@ def report_card(
     split: str | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    match_labels: str = "name",
     revision: str | None = None,
     trust_remote_code: bool = False,
     device: str | torch.device | None = None,
-) -> dict[str, Any]:
+    progress: bool = True,
+) -> ReportCard:
     """Check a classifier for masked gradients, on the examples that it gets right, in the Linf norm.
 
     | check | passes when |
@@ -73,115 +79,159 @@ def report_card(
     A random predictor is attacked through an average of at least 20 draws and scored over ``redraws`` fresh ones.
 
     Args:
-        model: a classifier, or the folder or Hub id of one; as for ``hf_vub.attacks.image.attack.attack``.
-        processor: its image processor; as there.
-        dataset: as there.
+        model: a classifier, or the folder or Hub id of one, as for `attack_image`.
+        dataset: the data set, as for `attack_image`.
+        processor: its image processor, as for `attack_image`.
         epsilon: the budget around which the checks are made.
-        num_examples: drawn from ``dataset``; the checks use those of them that the model gets right.
-        how: as for ``attack``.
-        seed: of the draw, the attacks and the noise.
+        num_examples: how many examples are drawn; the checks use those that the model gets right.
+        how: ``"stratified"`` or ``"first"``.
+        seed: seed of the draw, the attacks and the noise.
         noise: the declared predictor, "mean", "sampled" or "averaged:k".
-        transfer_from: vanilla and sibling checkpoints of the same classes (modules take ``processor``; paths have
+        transfer_from: stock and sibling checkpoints of the same classes (modules take ``processor``; paths have
             their own and must see images of the same size).
-        steps: of PGD.
+        steps: steps of PGD.
         square_steps: queries of Square.
         tolerance: differences in accuracy up to this, up to one example, or up to what scoring a random predictor on
             ``redraws`` draws leaves to chance, are not held against the model.
         redraws: fresh draws over which a random predictor is scored.
         batch_size: examples attacked together.
-        output_dir: where ``report_card.json`` goes; None saves nothing.
-        split: as for ``attack``.
-        image_column: as for ``attack``.
-        label_column: as for ``attack``.
-        revision: of ``model`` on the Hub.
-        trust_remote_code: whether code that comes with a checkpoint may run.
+        output_dir: folder for ``report_card.json``; None saves nothing.
+        split: split of a named data set; its test split by default.
+        image_column: column of images; the usual names are recognised.
+        label_column: column of labels; the usual names are recognised.
+        match_labels: match the classes of data and model by ``"name"`` or by ``"number"``.
+        revision: revision of ``model`` on the Hub.
+        trust_remote_code: run code that comes with a checkpoint.
         device: where to compute.
+        progress: say which rows are attacked.
 
     Returns:
-        ``passed`` (no check failed) and ``checks``: name, ``passed`` (None where a check does not apply), ``why`` in
-        one sentence, and ``figures``; with provenance, as every result JSON.
+        ``passed`` (no check failed) and ``checks``: name, ``passed`` (None for a check that does not apply), ``why`` in
+        one sentence, and its numbers.
 
     Raises:
-        ValueError: for an argument out of range, or when the model gets no example right.
+        ValueError: an argument is out of range, or the model gets no example right.
 
     Example:
-        >>> card = report_card("user/vub-resnet18-cifar10", None, "cifar10")  # doctest: +SKIP
-        >>> [check["name"] for check in card["checks"] if check["passed"] is False]  # doctest: +SKIP
+        >>> card = report_card("user/vub-resnet18-cifar10", "cifar10")  # doctest: +SKIP
+        >>> [check.name for check in card.checks if check.passed is False]  # doctest: +SKIP
     """
     began = time.perf_counter()
+    check_counts(batch_size=batch_size, steps=steps, square_steps=square_steps)
     (budget,) = parse_epsilons(FastGradient(), epsilon)
     assert budget is not None
-    for argument, value, least in (("tolerance", tolerance, 0), ("redraws", redraws, 1), ("batch_size", batch_size, 1)):
-        if value < least:
-            raise ValueError(f"{argument} must be at least {least}, but is {value}")
-    examples = ImageExamples(
-        dataset, num_examples, how=how, seed=seed, split=split, image_column=image_column, label_column=label_column
-    )
-    place: dict[str, Any] = {"device": device, "default_device": processes().device}
-    place["trust_remote_code"] = trust_remote_code
-    network, processor, name = load_classifier(model, processor, revision=revision, **place)
+    if tolerance < 0:
+        raise ValueError(f"tolerance must be at least 0, but is {tolerance}")
+    victim = Victim(
+        model, processor, noise=noise, redraws=redraws, batch_size=batch_size, device=device, revision=revision,
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
+    options = SampleOptions(dataset, num_examples, how, seed, split, image_column, label_column, match_labels)
+    record = TrainingRecord.load(model, revision)
+    sample = open_sample(options, "image", [record] if record is not None else [])
+    network, processor, name = victim.load("image")
+    seen = sample.seen_in_training(record)
+    describe(sample, progress)
+    warn_if_seen(seen, sample, name)
+    attacks = _Attacks(ProjectedGradient(steps=steps), Square(steps=square_steps), budget)
     with frozen(network):
         scorer = PixelModel(network, processor, noise)
-        images, labels, clean_accuracy = _right_ones(examples, scorer, batch_size, seed)
-        attacker = scorer
-        if scorer.random:
-            attacker = PixelModel(network, processor, f"averaged:{max(20, scorer.num_draws)}")
-        trial = _Trial(scorer, images, labels, batch_size, seed, redraws)
-        slack = max(tolerance, 1 / len(images))
+        trial, clean_accuracy = _trial(sample, scorer, victim)
+        slack = max(tolerance, 1 / len(trial.images))
         if scorer.random:
             # Two standard errors, at the most, of a difference between accuracies that are each a mean of draws.
-            slack = max(slack, math.sqrt(2 / (len(images) * redraws)))
-        budgets = sorted({min(1.0, budget * factor) for factor in (0.25, 0.5, 1, 2, 4)} | {1.0})
-        few = sorted({budget, min(1.0, 4 * budget)})  # Square needs hundreds of passes for each
-        pgd = ProjectedGradient(steps=steps)
-        under_pgd = trial.accuracies(attacker, pgd, budgets)
-        curves = {
-            "pgd": under_pgd,
-            "fgs": trial.accuracies(attacker, FastGradient(), budgets),
-            "square": trial.accuracies(scorer, Square(steps=square_steps), few),
-            "noise": trial.under_noise(budgets),
-        }
-        checks = [
-            _gradients(trial.zero_shares(attacker)),
-            _check(
-                "unbounded",
-                under_pgd[-1] <= 0.05 + slack,
-                f"PGD without a bound leaves {under_pgd[-1]:.1%} accuracy; at most about 5 % is expected",
-                accuracy=under_pgd[-1],
-            ),
-            _monotone(budgets, under_pgd, slack),
-            _weaker("steps", "FGS", curves["pgd"], curves["fgs"], slack),
-            _weaker("white_box", "Square", [under_pgd[budgets.index(value)] for value in few], curves["square"], slack),
-            _transfer(trial, transfer_from, processor, pgd, budget, under_pgd[budgets.index(budget)], slack, place),
-            _weaker("noise", "random noise", curves["pgd"], curves["noise"], 0.0, strictly=True),
-            _expectation(trial, network, processor, pgd, budget, slack),
-        ]
-    result = {
+            slack = max(slack, math.sqrt(2 / (len(trial.images) * redraws)))
+        siblings = [replace(victim, model=one, processor=_own(one, processor), revision=None) for one in transfer_from]
+        curves, checks = _examine(trial, attacks, siblings, slack)
+    card = ReportCard(
         **provenance(),
-        "kind": "masking_report_card",
-        "model": name,
-        "dataset": examples.name,
-        "noise": noise,
-        "seed": seed,
-        "how": how,
-        "epsilon": budget,
-        "num_examples": len(examples),
-        "num_attacked": len(images),
-        "clean_accuracy": clean_accuracy,
-        "steps": {"pgd": steps, "square": square_steps},
-        "tolerance": slack,
-        "passed": all(check["passed"] is not False for check in checks),
-        "checks": checks,
-        "curves": {"epsilon": budgets, "epsilon_square": few, **curves},
-        "seconds": time.perf_counter() - began,
-    }
+        model=name,
+        dataset=sample.name,
+        noise=noise,
+        seed=seed,
+        how=how,
+        epsilon=budget,
+        num_examples=len(sample),
+        num_attacked=len(trial.images),
+        clean_accuracy=clean_accuracy,
+        steps={"pgd": steps, "square": square_steps},
+        tolerance=slack,
+        passed=all(check.passed is not False for check in checks),
+        checks=tuple(checks),
+        curves=curves,
+        seconds=time.perf_counter() - began,
+        split=sample.split,
+        data_rows=sample.description,
+        rows_seen_in_training=seen,
+        has_training_record=seen is not None,
+        match_labels=match_labels,
+    )
     if output_dir is not None:
-        write_json(Path(output_dir) / "report_card.json", result)
-    return result
+        card.save(Path(output_dir) / "report_card.json")
+    return card
+
+
+@dataclass(frozen=True)
+class _Attacks:
+    """The attacks that are compared, and the budget around which they are."""
+
+    pgd: Attack
+    square: Attack
+    budget: float
+
+    @property
+    def budgets(self) -> list[float]:
+        """Budgets from a quarter of the main one to 4 times it, and 1."""
+        return sorted({min(1.0, self.budget * factor) for factor in (0.25, 0.5, 1, 2, 4)} | {1.0})
+
+    @property
+    def few(self) -> list[float]:
+        """Budgets of Square, which needs hundreds of passes for each."""
+        return sorted({self.budget, min(1.0, 4 * self.budget)})
+
+
+def _examine(
+    trial: "_Trial", attacks: _Attacks, siblings: Sequence[Victim], slack: float
+) -> tuple[ReportCurves, list[Check]]:
+    """Run the attacks and make every check."""
+    scorer, budgets, few, pgd = trial.scorer, attacks.budgets, attacks.few, attacks.pgd
+    attacker = scorer
+    if scorer.random:
+        attacker = PixelModel(scorer.model, scorer.processor, f"averaged:{max(20, scorer.num_draws)}")
+    under_pgd = trial.accuracies(attacker, pgd, budgets)
+    under_fgs = trial.accuracies(attacker, FastGradient(), budgets)
+    under_square = trial.accuracies(scorer, attacks.square, few)
+    under_noise = trial.under_noise(budgets)
+    at_few = [under_pgd[budgets.index(budget)] for budget in few]
+    unbounded = under_pgd[-1]
+    checks = [
+        _gradients(trial.zero_shares(attacker)),
+        Check(
+            name="unbounded",
+            passed=unbounded <= 0.05 + slack,
+            why=f"PGD without a bound leaves {unbounded:.1%} accuracy; at most about 5 % is expected",
+            figures={"accuracy": unbounded},
+        ),
+        _monotone(budgets, under_pgd, slack),
+        _weaker("steps", "FGS", under_pgd, under_fgs, slack),
+        _weaker("white_box", "Square", at_few, under_square, slack),
+        _transfer(trial, siblings, attacks, under_pgd[budgets.index(attacks.budget)], slack),
+        _weaker("noise", "random noise", under_pgd, under_noise, 0.0, strictly=True),
+        _expectation(trial, attacks, slack),
+    ]
+    curves = ReportCurves(
+        epsilon=tuple(budgets),
+        epsilon_square=tuple(few),
+        pgd=tuple(under_pgd),
+        fgs=tuple(under_fgs),
+        square=tuple(under_square),
+        noise=tuple(under_noise),
+    )
+    return curves, checks
 
 
 class _Trial:
-    """The rightly classified examples, and what attacks leave of them."""
+    """The examples that are classified correctly, and the accuracy that attacks leave on them."""
 
     def __init__(self, scorer: PixelModel, images: Tensor, labels: Tensor, batch_size: int, seed: int, redraws: int):
         self.scorer, self.images, self.labels = scorer, images, labels
@@ -189,28 +239,28 @@ class _Trial:
         self.redraws = redraws if scorer.random else 0
 
     def accuracies(self, attacker: PixelModel, adversary: Attack, budgets: Sequence[float]) -> list[float]:
-        """Accuracy of the declared predictor per budget, on images that ``adversary`` makes against ``attacker``."""
+        """Return the declared predictor's accuracy per budget, on images that ``adversary`` makes on ``attacker``."""
         return self._means(
             lambda images, labels: torch.stack(
-                [self._rights(found.adversarial, labels) for found in adversary(attacker, images, labels, budgets)]
+                [self._correct(found.adversarial, labels) for found in adversary(attacker, images, labels, budgets)]
             )
         )
 
     def under_noise(self, budgets: Sequence[float]) -> list[float]:
-        """Accuracy per budget under the worst of several draws of random signs."""
+        """Return the accuracy per budget under the worst of several draws of random signs."""
 
         def measure(images: Tensor, labels: Tensor) -> Tensor:
             rows = []
             for epsilon in budgets:
                 signs = [torch.randint_like(images, 0, 2) * 2 - 1 for _ in range(_NOISE_DRAWS)]
-                rights = [self._rights((images + epsilon * sign).clamp(0, 1), labels) for sign in signs]
-                rows.append(torch.stack(rights).amin(dim=0))
+                correct = [self._correct((images + epsilon * sign).clamp(0, 1), labels) for sign in signs]
+                rows.append(torch.stack(correct).amin(dim=0))
             return torch.stack(rows)
 
         return self._means(measure)
 
     def zero_shares(self, attacker: PixelModel) -> list[float]:
-        """Shares of entries of the input gradient, and of whole gradients, that are exactly zero."""
+        """Return the share of the input gradient's entries, and of whole gradients, that are exactly zero."""
 
         def measure(images: Tensor, labels: Tensor) -> Tensor:
             pixels = images.clone().requires_grad_()
@@ -220,14 +270,14 @@ class _Trial:
 
         return self._means(measure)
 
-    def _rights(self, pixels: Tensor, labels: Tensor) -> Tensor:
-        """Per example 1 for right and 0 for wrong, or the share of fresh draws that are right."""
+    def _correct(self, pixels: Tensor, labels: Tensor) -> Tensor:
+        """Return 1 for each correct example and 0 for each other, or the share of fresh draws that are correct."""
         if not self.redraws:
             return (self.scorer.predict(pixels) == labels).float()
         return (self.scorer.redraw(pixels, self.redraws) == labels).float().mean(dim=0)
 
     def _means(self, measure: Callable[[Tensor, Tensor], Tensor]) -> list[float]:
-        """Means over all examples of figures (figures, batch), measured batch by batch from fixed seeds."""
+        """Return means over all examples of values (values, batch), measured batch by batch from fixed seeds."""
         parts = []
         for start in range(0, len(self.images), self.batch_size):
             rows = slice(start, start + self.batch_size)
@@ -237,88 +287,97 @@ class _Trial:
         return means
 
 
-def _right_ones(
-    examples: ImageExamples, scorer: PixelModel, batch_size: int, seed: int
-) -> tuple[Tensor, Tensor, float]:
-    """Pixels and labels of the examples that the model gets right, and its accuracy over all that can be read."""
-    shape, _ = examples.fit(scorer)
+def _own(model: nn.Module | str | Path, processor: Any) -> Any:
+    """Return the image processor of a model to transfer from: a module shares that of the model under test."""
+    return processor if isinstance(model, nn.Module) else None
+
+
+def _trial(sample: Sample, scorer: PixelModel, victim: Victim) -> tuple[_Trial, float]:
+    """Return the examples that the model gets right, and its accuracy over all that can be read."""
+    sample, shape = fit_sample(sample, scorer)
     pixels, labels = [], []
-    for position in range(len(examples)):
+    for position, row in enumerate(sample.rows):
         try:
-            image = examples.read(position, scorer)
+            image = read_pixels(sample, position, scorer)
         except ValueError as error:
-            logger.warning("row %d skipped: %s", examples.rows[position], error)
+            logger.warning("row %d skipped: %s", row, error)
             continue
         if image.shape == shape:
             pixels.append(image)
-            labels.append(examples.labels[position])
-    device = scorer.mean.device
-    x, y = torch.stack(pixels).to(device), torch.tensor(labels, device=device)
+            labels.append(sample.labels[position])
+    device, seed = scorer.mean.device, sample.options.seed
+    batch_size = victim.batch_size or len(pixels)
+    images, classes = torch.stack(pixels).to(device), torch.tensor(labels, device=device)
     with seeded(seed):
-        right = torch.cat([scorer.predict(part) for part in x.split(batch_size)]) == y
-    if not bool(right.any()):
-        raise ValueError(f"the model gets none of {len(y)} examples right: there is nothing to attack")
-    return x[right], y[right], float(right.double().mean())
+        correct = _correctly_classified(images, classes, scorer, batch_size)
+    if not bool(correct.any()):
+        raise ValueError(f"the model gets none of {len(classes)} examples right: there is nothing to attack")
+    trial = _Trial(scorer, images[correct], classes[correct], batch_size, seed, victim.redraws)
+    return trial, float(correct.double().mean())
 
 
-def _check(name: str, passed: bool | None, why: str, **figures: Any) -> dict[str, Any]:
-    return {"name": name, "passed": passed, "why": why, "figures": figures}
+def _correctly_classified(images: Tensor, labels: Tensor, scorer: PixelModel, batch_size: int) -> Tensor:
+    return torch.cat([scorer.predict(part) for part in images.split(batch_size)]) == labels
 
 
-def _gradients(shares: list[float]) -> dict[str, Any]:
+def _gradients(shares: list[float]) -> Check:
     entries, whole = shares
-    why = f"{entries:.1%} of the entries of the input gradient are zero, and {whole:.1%} of the gradients wholly"
-    return _check("gradients", entries <= 0.1, why, zero_entries=entries, zero_gradients=whole)
+    why = f"{entries:.1%} of the entries of the input gradient are zero, and {whole:.1%} of the gradients as a whole"
+    return Check(
+        name="gradients",
+        passed=entries <= 0.1,
+        why=why,
+        figures={"zero_entries": entries, "zero_gradients": whole},
+    )
 
 
-def _monotone(budgets: Sequence[float], accuracies: Sequence[float], slack: float) -> dict[str, Any]:
+def _monotone(budgets: Sequence[float], accuracies: Sequence[float], slack: float) -> Check:
     rise = max(after - before for before, after in pairwise(accuracies))
     why = f"the largest rise of accuracy under PGD from one budget to the next is {max(0.0, rise):.1%}"
-    return _check("monotone", rise <= slack, why, epsilon=list(budgets), accuracy=list(accuracies))
+    return Check(
+        name="monotone",
+        passed=rise <= slack,
+        why=why,
+        figures={"epsilon": tuple(budgets), "accuracy": tuple(accuracies)},
+    )
 
 
 def _weaker(
     name: str, rival: str, pgd: Sequence[float], other: Sequence[float], slack: float, strictly: bool = False
-) -> dict[str, Any]:
-    """Whether PGD leaves less accuracy than a rival that knows less, on average over the budgets."""
+) -> Check:
+    """Check that PGD leaves less accuracy than a rival that knows less, on average over the budgets."""
     ours, theirs = sum(pgd) / len(pgd), sum(other) / len(other)
     passed = ours < theirs or ours == 0 if strictly else ours <= theirs + slack
     why = f"averaged over the budgets PGD leaves {ours:.1%} accuracy and {rival} {theirs:.1%}"
-    return _check(name, passed, why, pgd=ours, rival=theirs)
+    return Check(name=name, passed=passed, why=why, figures={"pgd": ours, "rival": theirs})
 
 
-def _transfer(
-    trial: _Trial,
-    siblings: Sequence[nn.Module | str | Path],
-    processor: Any,
-    pgd: Attack,
-    budget: float,
-    white_box: float,
-    slack: float,
-    place: dict[str, Any],
-) -> dict[str, Any]:
+def _transfer(trial: _Trial, siblings: Sequence[Victim], attacks: _Attacks, white_box: float, slack: float) -> Check:
     if not siblings:
-        return _check("transfer", None, "no other checkpoint was given to transfer from")
-    found: dict[str, float] = {}
+        return Check(name="transfer", passed=None, why="no other checkpoint was given to transfer from", figures={})
+    transferred: dict[str, float] = {}
     for sibling in siblings:
-        network, its_processor, name = load_classifier(
-            sibling, None if isinstance(sibling, (str, Path)) else processor, **place
-        )
+        network, processor, name = sibling.load("image")
         with frozen(network):
-            (found[name],) = trial.accuracies(PixelModel(network, its_processor), pgd, [budget])
-    least = min(found.values())
+            (transferred[name],) = trial.accuracies(PixelModel(network, processor), attacks.pgd, [attacks.budget])
+    least = min(transferred.values())
     why = f"images made on other models leave at least {least:.1%} accuracy, and the white-box attack {white_box:.1%}"
-    return _check("transfer", white_box <= least + slack, why, white_box=white_box, transferred=found)
+    return Check(
+        name="transfer",
+        passed=white_box <= least + slack,
+        why=why,
+        figures={"white_box": white_box, "transferred": transferred},
+    )
 
 
-def _expectation(
-    trial: _Trial, network: nn.Module, processor: Any, pgd: Attack, budget: float, slack: float
-) -> dict[str, Any]:
-    if not trial.scorer.random:
-        return _check("eot", None, "the predictor is not random")
-    curve = [
-        trial.accuracies(PixelModel(network, processor, f"averaged:{draws}"), pgd, [budget])[0] for draws in _EOT_DRAWS
-    ]
+def _expectation(trial: _Trial, attacks: _Attacks, slack: float) -> Check:
+    scorer = trial.scorer
+    if not scorer.random:
+        return Check(name="eot", passed=None, why="the predictor is not random", figures={})
+    curve = []
+    for draws in _EOT_DRAWS:
+        averaged = PixelModel(scorer.model, scorer.processor, f"averaged:{draws}")
+        curve += trial.accuracies(averaged, attacks.pgd, [attacks.budget])
     gain = curve[_EOT_DRAWS.index(20)] - curve[-1]
     why = f"averaging {_EOT_DRAWS[-1]} draws instead of 20 lowers the accuracy under attack by {max(0.0, gain):.1%}"
-    return _check("eot", gain <= slack, why, draws=list(_EOT_DRAWS), accuracy=curve)
+    return Check(name="eot", passed=gain <= slack, why=why, figures={"draws": _EOT_DRAWS, "accuracy": tuple(curve)})

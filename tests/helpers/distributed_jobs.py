@@ -109,20 +109,20 @@ def attack_pictures(folder):
     """A random predictor under attack."""
     from datasets import load_from_disk
 
-    from hf_vub.attacks.image.attack import attack
+    from hf_vub.attacks import attack_image
 
-    attack(
-        folder / "pictures-model", None, load_from_disk(str(folder / "pictures")), "pgd_linf", steps=3, batch_size=4,
+    attack_image(
+        folder / "pictures-model", load_from_disk(str(folder / "pictures")), "pgd_linf", steps=3, batch_size=4,
         noise="sampled", redraws=3, output_dir=folder / "attack-pictures",
     )  # fmt: skip
 
 
 def attack_texts(folder):
     """A random predictor under attack."""
-    from hf_vub.attacks.text.attack import attack
+    from hf_vub.attacks import attack_text
 
-    attack(
-        folder / "texts-model", None, str(folder / "test.parquet"), "deepwordbug", num_examples=6, noise="sampled",
+    attack_text(
+        folder / "texts-model", str(folder / "test.parquet"), "deepwordbug", num_examples=6, noise="sampled",
         progress=False, output_dir=folder / "attack-texts",
     )  # fmt: skip
 

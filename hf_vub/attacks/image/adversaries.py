@@ -10,12 +10,11 @@
 
 ART is the Adversarial Robustness Toolbox.
 
-A library proposes an image, nothing more: the budget is enforced here, and success is scored here, by a fresh forward
-pass of the declared predictor over the image that is returned.
+A library only proposes an image. The budget is enforced here, and success is scored here, by a fresh forward pass of the
+declared predictor over the image that is returned.
 """
 
 import contextlib
-import logging
 import math
 import warnings
 from abc import ABC, abstractmethod
@@ -26,24 +25,22 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
 from ...compute.convolutions import fast_convolutions
+from ...compute.memory import halving
 from .classifier import PixelModel
-
-logger = logging.getLogger(__name__)
 
 _ROUNDING = 1e-5  # float32 pixels near 1 are 6e-8 apart; an L2 norm sums 1e5 of them
 
 
 class Perturbed(NamedTuple):
-    """What an attack returns for one budget, row by row.
+    """The result of an attack at one budget, row by row.
 
     Attributes:
-        adversarial: pixels (batch, channels, height, width) in [0, 1]; the original where the attack found nothing.
-        prediction: classes (batch,) that a fresh forward pass of the declared predictor gives them.
-        success: bool (batch,), whether ``prediction`` is the target, or not the label where there is no target.
+        adversarial: pixels (batch, channels, height, width) in [0, 1]; the original where the attack failed.
+        prediction: classes (batch,) of ``adversarial`` by a fresh forward pass of the declared predictor.
+        success: bool (batch,), true where ``prediction`` is the target or, without a target, is not the label.
         distance: (batch,) in the attack's own norm, in [0, 1] pixels.
     """
 
@@ -54,7 +51,7 @@ class Perturbed(NamedTuple):
 
 
 class _Batch(NamedTuple):
-    """What a library is asked to attack."""
+    """Images for a library to attack."""
 
     model: PixelModel
     images: Tensor
@@ -85,13 +82,13 @@ class Attack(ABC):
         epsilons: Sequence[float | None] = (),
         targets: Tensor | None = None,
     ) -> list[Perturbed]:
-        """Attack a batch, or its halves where memory is too small for it.
+        """Attack a batch, in halves where it does not fit into memory.
 
         Args:
             model: takes [0, 1] pixels; see `hf_vub.compute.contexts` for evaluation mode and seeds.
-            images: (batch, channels, height, width) in [0, 1], rightly classified.
+            images: (batch, channels, height, width) in [0, 1], classified correctly.
             labels: (batch,), their classes.
-            epsilons: budgets in [0, 1] pixels of the attack's norm, the attack's own where empty; ``cw`` has none.
+            epsilons: budgets in [0, 1] pixels of the attack's norm; if empty, the attack's own. ``cw`` has none.
             targets: (batch,), the classes to reach; None for any wrong class.
 
         Returns:
@@ -103,29 +100,24 @@ class Attack(ABC):
         if targets is not None:
             self.check_targeted()
         epsilons = epsilons or self.default_epsilons
-        try:
-            return self._attack(_Batch(model, images, labels, epsilons, targets))
-        except RuntimeError as error:
-            if len(images) == 1 or not should_reduce_batch_size(error):
-                raise
-        # Outside of the except block, whose traceback would hold on to the memory.
-        half = len(images) // 2
-        logger.warning("out of memory with %d images; going on with %d at a time", len(images), half)
-        halves = [
-            self(model, images[part], labels[part], epsilons, None if targets is None else targets[part])
-            for part in (slice(half), slice(half, None))
-        ]
-        return [Perturbed(*map(torch.cat, zip(*both, strict=True))) for both in zip(*halves, strict=True)]
+
+        def attack(rows: slice) -> list[Perturbed]:
+            goals = None if targets is None else targets[rows]
+            return self._attack(_Batch(model, images[rows], labels[rows], epsilons, goals))
+
+        parts = halving(attack, len(images), "images")
+        if len(parts) == 1:
+            return parts[0]
+        return [Perturbed(*map(torch.cat, zip(*same, strict=True))) for same in zip(*parts, strict=True)]
 
     def _attack(self, batch: _Batch) -> list[Perturbed]:
-        model, images, labels, epsilons, targets = batch
+        model, images, epsilons = batch.model, batch.images, batch.epsilons
         with fast_convolutions(model, images):
             proposals = self._propose(batch)
-        found = []
-        for epsilon, proposal in zip(epsilons, proposals, strict=True):
-            adversarial = self._within(images, proposal.detach(), epsilon)
-            found.append(self._scored(model, images, adversarial, labels, targets))
-        return found
+        return [
+            self._score(batch, self._within(images, proposal.detach(), epsilon))
+            for epsilon, proposal in zip(epsilons, proposals, strict=True)
+        ]
 
     def check_targeted(self) -> None:
         """Raise ValueError unless this attack can be given targets."""
@@ -134,16 +126,16 @@ class Attack(ABC):
 
     @abstractmethod
     def _propose(self, batch: _Batch) -> list[Tensor]:
-        """Candidate images per budget, as the library returns them."""
+        """Return candidate images (batch, channels, height, width), one tensor per budget, as a library has them."""
 
     def distances(self, images: Tensor, adversarial: Tensor, norm: float | None = None) -> Tensor:
-        """Norms (batch,) of the perturbations, in [0, 1] pixels."""
+        """Return the norms (batch,) of the perturbations in [0, 1] pixels; the attack's own norm by default."""
         change = (adversarial - images).flatten(1)
         sizes: Tensor = torch.linalg.vector_norm(change, ord=self.norm if norm is None else norm, dim=1)
         return sizes
 
     def _within(self, images: Tensor, proposal: Tensor, epsilon: float | None) -> Tensor:
-        """The proposal inside [0, 1] and the budget; the original where the proposal is not a number."""
+        """Return the proposal moved inside [0, 1] and the budget; the original where the proposal is not a number."""
         sane = torch.isfinite(proposal).flatten(1).all(dim=1).view(-1, *[1] * (images.ndim - 1))
         change = torch.where(sane, proposal, images) - images
         if epsilon is not None:
@@ -159,14 +151,12 @@ class Attack(ABC):
                 raise AssertionError(f"a perturbation of {largest} breaks the budget of {epsilon}")
         return adversarial
 
-    def _scored(
-        self, model: PixelModel, images: Tensor, adversarial: Tensor, labels: Tensor, targets: Tensor | None
-    ) -> Perturbed:
-        prediction = model.predict(adversarial)
-        success = prediction != labels if targets is None else prediction == targets
-        # Of a random predictor an untouched image may be misread too; that is no merit of the attack.
-        success = success & (adversarial != images).flatten(1).any(dim=1)
-        return Perturbed(adversarial, prediction, success, self.distances(images, adversarial))
+    def _score(self, batch: _Batch, adversarial: Tensor) -> Perturbed:
+        prediction = batch.model.predict(adversarial)
+        success = prediction != batch.labels if batch.targets is None else prediction == batch.targets
+        # A random predictor may misread an untouched image too, which is no success of the attack.
+        success = success & (adversarial != batch.images).flatten(1).any(dim=1)
+        return Perturbed(adversarial, prediction, success, self.distances(batch.images, adversarial))
 
 
 @dataclass(frozen=True)
@@ -180,14 +170,13 @@ class FastGradient(Attack):
 
     def _propose(self, batch: _Batch) -> list[Tensor]:
         attacks = foolbox().attacks
-        known: list[Any] = []
+        cached: list[Any] = []
 
         class SharedGradient(attacks.LinfFastGradientAttack):  # type: ignore[misc, name-defined]
             def value_and_grad(self, loss_fn: Any, x: Any) -> Any:
-                # The start is the same image for every budget.
-                if not known:
-                    known.append(super().value_and_grad(loss_fn, x))
-                return known[0]
+                if not cached:  # every budget starts from the same image
+                    cached.append(super().value_and_grad(loss_fn, x))
+                return cached[0]
 
         return _foolbox_run(SharedGradient(), batch)
 
@@ -267,7 +256,7 @@ class AutoProjectedGradient(Attack):
 
     Args:
         steps: gradient steps per restart.
-        restarts: random starts; examples that have fallen are left alone.
+        restarts: random starts; an example that was misclassified is not attacked again.
     """
 
     steps: int = 100
@@ -287,9 +276,9 @@ class AutoProjectedGradient(Attack):
         for epsilon in epsilons:
             assert epsilon is not None  # only attacks that minimise a distance have no budget
             best = images.clone()
-            fallen = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+            misclassified = torch.zeros(len(images), dtype=torch.bool, device=images.device)
             for _ in range(self.restarts):
-                left = (~fallen).nonzero().squeeze(1)
+                left = (~misclassified).nonzero().squeeze(1)
                 if not len(left):
                     break
                 adversary = evasion.AutoProjectedGradientDescent(
@@ -302,19 +291,27 @@ class AutoProjectedGradient(Attack):
                     loss_type=self.loss,
                     verbose=False,
                 )
-                with _silent():
-                    last = adversary.generate(_array(images[left]), labels[left].cpu().numpy())
-                # The toolbox returns the last iterate; the one of highest loss is the attack's own result.
-                for candidate in (last, getattr(adversary, "x_max", last)):
-                    if len(candidate) == len(left):
-                        pixels = torch.from_numpy(np.asarray(candidate, dtype=np.float32)).to(images.device)
-                        pixels = self._within(images[left], pixels, epsilon)
-                        better = (model.predict(pixels) != labels[left]) & ~fallen[left]
-                        best[left[better]] = pixels[better]
-                        fallen[left[better]] = True
-                best[left[~fallen[left]]] = pixels[~fallen[left]]
+                best[left], misclassified[left] = self._restart(adversary, model, images[left], labels[left], epsilon)
             proposals.append(best)
         return proposals
+
+    def _restart(
+        self, adversary: Any, model: PixelModel, images: Tensor, labels: Tensor, epsilon: float
+    ) -> tuple[Tensor, Tensor]:
+        """Return the images of one random start, and which of them are misclassified."""
+        with _silent():
+            last = adversary.generate(_array(images), labels.cpu().numpy())
+        best, misclassified = images.clone(), torch.zeros_like(labels, dtype=torch.bool)
+        # The toolbox returns the last iterate; the one of highest loss is the attack's own result.
+        for candidate in (last, getattr(adversary, "x_max", last)):
+            if len(candidate) != len(images):
+                continue
+            pixels = torch.from_numpy(np.asarray(candidate, dtype=np.float32)).to(images.device)
+            pixels = self._within(images, pixels, epsilon)
+            better = (model.predict(pixels) != labels) & ~misclassified
+            best[~misclassified] = pixels[~misclassified]
+            misclassified |= better
+        return best, misclassified
 
 
 @dataclass(frozen=True)
@@ -326,7 +323,7 @@ class AutoProjectedGradientDLR(AutoProjectedGradient):
 
 @dataclass(frozen=True)
 class Square(Attack):
-    """Random squares of colour, kept when they lower the margin: needs scores only, so no gradient can mislead it.
+    """Random squares of colour, kept when they lower the margin: it needs scores alone, so no gradient can mislead it.
 
     Args:
         steps: queries per example.
@@ -357,8 +354,8 @@ class Square(Attack):
                 verbose=False,
             )
             with _silent():
-                found = adversary.generate(_array(images), labels.cpu().numpy())
-            proposals.append(torch.from_numpy(np.asarray(found, dtype=np.float32)).to(images.device))
+                squares = adversary.generate(_array(images), labels.cpu().numpy())
+            proposals.append(torch.from_numpy(np.asarray(squares, dtype=np.float32)).to(images.device))
         return proposals
 
 
@@ -374,7 +371,7 @@ ATTACKS: dict[str, Callable[..., Attack]] = {
 
 
 def make(attack: str | Attack, steps: int | None = None) -> tuple[str, Attack]:
-    """The name and the adversary of an attack given by either.
+    """Return the name and the adversary of an attack that is given by either.
 
     Args:
         attack: a name of ``ATTACKS`` (``-`` and capitals do not matter) or an adversary with its own hyperparameters.
@@ -382,6 +379,10 @@ def make(attack: str | Attack, steps: int | None = None) -> tuple[str, Attack]:
 
     Raises:
         ValueError: for an unknown name, or ``steps`` for an attack of one step or one that is already built.
+
+    Example:
+        >>> make("pgd-linf", steps=10)
+        ('pgd_linf', ProjectedGradient(steps=10, relative_stepsize=None, restarts=1))
     """
     if isinstance(attack, Attack):
         if steps is not None:
@@ -399,12 +400,12 @@ def make(attack: str | Attack, steps: int | None = None) -> tuple[str, Attack]:
 
 
 def targetable() -> list[str]:
-    """Names of the attacks that have a targeted form."""
+    """Return the names of the attacks that have a targeted form."""
     return [name for name, kind in ATTACKS.items() if getattr(kind, "targeted", False)]
 
 
 def parse_epsilons(adversary: Attack, epsilons: float | str | Sequence[float | str] | None) -> tuple[float | None, ...]:
-    """Budgets in ascending order, from numbers or texts such as ``"8/255"``; the attack's own where None.
+    """Return budgets in ascending order, from numbers or texts such as ``"8/255"``; the attack's own for None.
 
     Raises:
         ValueError: for a budget that is not a positive number, is over 1 in the Linf norm, or does not apply.
@@ -414,7 +415,7 @@ def parse_epsilons(adversary: Attack, epsilons: float | str | Sequence[float | s
     if adversary.default_epsilons == (None,):
         raise ValueError(f"{type(adversary).__name__} minimises the distance and takes no epsilon, but got {epsilons}")
     given = [epsilons] if isinstance(epsilons, (str, int, float)) else list(epsilons)
-    found = set()
+    numbers = set()
     for value in given:
         try:
             number = float(Fraction(value)) if isinstance(value, str) else float(value)
@@ -422,14 +423,14 @@ def parse_epsilons(adversary: Attack, epsilons: float | str | Sequence[float | s
             raise ValueError(f"epsilon must be a number or a fraction such as 8/255, but is {value!r}") from error
         if not 0 < number <= (1.0 if adversary.norm == math.inf else math.inf) or math.isinf(number):
             raise ValueError(f"epsilon must be above 0 and, in the Linf norm, at most 1 pixel value, but is {value!r}")
-        found.add(number)
-    if not found:
+        numbers.add(number)
+    if not numbers:
         raise ValueError("epsilon is an empty list: give at least one budget, or None for the attack's own")
-    return tuple(sorted(found))
+    return tuple(sorted(numbers))
 
 
 def foolbox() -> Any:
-    """The foolbox package; ImportError with the command that installs it."""
+    """Import foolbox; raise ImportError with the command that installs it."""
     try:
         import foolbox
         import foolbox.attacks
@@ -439,7 +440,7 @@ def foolbox() -> Any:
 
 
 def toolbox() -> Any:
-    """``art.attacks.evasion``; ImportError with the command that installs it."""
+    """Import ``art.attacks.evasion``; raise ImportError with the command that installs it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -462,7 +463,7 @@ def _foolbox_run(attack: Any, batch: _Batch) -> list[Tensor]:
 
 
 def _toolbox_classifier(model: PixelModel, images: Tensor) -> tuple[Any, int]:
-    """The toolbox's view of a model, and its number of classes."""
+    """Return the toolbox's wrapper of a model, and its number of classes."""
     from art.estimators.classification import PyTorchClassifier
 
     with torch.no_grad():
@@ -484,7 +485,7 @@ def _array(images: Tensor) -> Any:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Without the toolbox's warnings about its own use of numpy."""
+    """Hide the toolbox's warnings about its own use of numpy."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""Images as pixels in [0, 1] at a model's input size, and classifiers that take them: the ground attacks stand on."""
+"""Images as pixels in [0, 1] at a model's input size, and classifiers that take them."""
 
 import inspect
 import io
@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
-from ...data.preprocessing import keep_from_programs, to_rgb
-from ..sample import parse_noise
+from ...compute.memory import halving
+from ...data.preprocessing import disable_ghostscript, to_rgb
+from ..victim import parse_noise
 
 
 class PixelModel(nn.Module):
@@ -27,15 +27,15 @@ class PixelModel(nn.Module):
     Args:
         model: an image classifier of transformers (its output has ``logits``) or any module from a batch to logits.
         processor: its image processor. What it does to colours is measured on a black and a white image, so every
-            processor counts as it is, timm's included. None: the model takes [0, 1] pixels as they are.
+            processor is inverted as it is, timm's included. None: the model takes [0, 1] pixels as they are.
         noise: the declared predictor; anything but ``"mean"`` needs a model whose ``forward`` takes ``num_samples``.
 
     Raises:
         ValueError: for a predictor that the model does not have, or a processor that is not affine in colour.
 
     Example:
-        >>> pixel_model = PixelModel(model, processor)
-        >>> logits = pixel_model(pixel_model.read(image)[None])
+        >>> pixel_model = PixelModel(model, processor)  # doctest: +SKIP
+        >>> logits = pixel_model(pixel_model.read(image)[None])  # doctest: +SKIP
     """
 
     mean: Tensor
@@ -65,33 +65,31 @@ class PixelModel(nn.Module):
 
     @property
     def random(self) -> bool:
-        """Whether two forward passes of the same pixels may differ."""
+        """True if two forward passes of the same pixels may differ."""
         return self.num_draws > 0
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits (batch, classes) in float32 of pixels (batch, channels, height, width) in [0, 1]."""
+        """Return logits (batch, classes) in float32 of pixels (batch, channels, height, width) in [0, 1]."""
         inputs = self._inputs(pixels)
         options = {"num_samples": self.num_draws} if self.samples else {}
         output = self.model(pixel_values=inputs, **options) if self.by_name else self.model(inputs, **options)
         logits: Tensor = (output.logits if hasattr(output, "logits") else output).float()
         if pixels.requires_grad and not logits.requires_grad:
-            # A model that cuts the graph has a zero gradient; the attack libraries would take its absence for a crash.
+            # A model that cuts the graph has a zero gradient; attack libraries crash without any.
             logits = logits + 0.0 * pixels.sum()
         return logits
 
     @torch.no_grad()
     def predict(self, pixels: Tensor) -> Tensor:
-        """Classes (batch,) of a fresh forward pass, of halves where memory is too small; -1 for logits not finite."""
-        try:
-            return _decide(self(pixels))
-        except RuntimeError as error:
-            if len(pixels) == 1 or not should_reduce_batch_size(error):
-                raise
-        return torch.cat([self.predict(part) for part in pixels.tensor_split(2)])
+        """Return the classes (batch,) of a fresh forward pass; -1 where a logit is not finite.
+
+        A batch that does not fit into memory is halved.
+        """
+        return torch.cat(halving(lambda rows: _decide(self(pixels[rows])), len(pixels), "images"))
 
     @torch.no_grad()
     def redraw(self, pixels: Tensor, times: int) -> Tensor:
-        """Classes (times, batch) of fresh draws of the declared predictor; the backbone runs once."""
+        """Return the classes (times, batch) of fresh draws of the declared predictor; the backbone runs once."""
         if not (hasattr(self.model, "features") and hasattr(self.model, "head")):
             return torch.stack([self.predict(pixels) for _ in range(times)])
         model: Any = self.model
@@ -100,7 +98,7 @@ class PixelModel(nn.Module):
         return torch.stack([_decide(logits) for logits in draws])
 
     def read(self, image: Any) -> Tensor:
-        """Pixels (channels, height, width) in [0, 1], on the CPU, as the model's processor resizes and crops them.
+        """Return pixels (channels, height, width) in [0, 1] on the CPU, as the model's processor resizes and crops them.
 
         Args:
             image: a PIL image, a path, the undecoded ``{"bytes", "path"}`` of ``datasets``, or, without a processor,
@@ -132,7 +130,7 @@ class PixelModel(nn.Module):
         return values
 
     def _colours(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation per channel that undo what the processor does to [0, 1] pixels."""
+        """Return the mean and standard deviation per channel by which the processor normalises [0, 1] pixels."""
         from PIL import Image
 
         mode = "L" if self.channels == 1 else "RGB"
@@ -167,12 +165,12 @@ def _from_array(image: Any) -> Tensor:
 
 
 def _open(image: Any, mode: str) -> Any:
-    """A PIL image in ``mode``, upright; ValueError with the reason where there is none."""
+    """Return an upright PIL image in ``mode``, or raise ValueError with the reason why there is none."""
     try:
         from PIL import Image
     except ImportError as error:
         raise ImportError('reading images needs pillow: pip install "hf_vub[vision]"') from error
-    keep_from_programs()
+    disable_ghostscript()
     try:
         if isinstance(image, dict):
             content = image.get("bytes")
@@ -181,7 +179,7 @@ def _open(image: Any, mode: str) -> Any:
             image = Image.open(image)
         return to_rgb(image).convert(mode)
     except Exception as error:
-        # Whatever a decoder raises on rubbish (there are dozens of types) is a reason to skip one image, not to stop.
+        # Decoders raise dozens of types on rubbish; each is a reason to skip one image, not to stop.
         raise ValueError(f"not a readable image: {_one_line(error)}") from error
 
 

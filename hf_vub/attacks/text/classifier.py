@@ -167,8 +167,8 @@ class TextClassifier:
         ValueError: draws are wanted of a head that has none.
 
     Example:
-        >>> classifier = TextClassifier(TokenFeatures(model, tokenizer))
-        >>> classifier(["a fine film", "a waste of time"]).shape
+        >>> classifier = TextClassifier(TokenFeatures(model, tokenizer))  # doctest: +SKIP
+        >>> classifier(["a fine film", "a waste of time"]).shape  # doctest: +SKIP
         torch.Size([2, 2])
     """
 
