@@ -1,7 +1,7 @@
-"""The paper's section 4 from one call: embed, sweep, evaluate, attack, statistics, tables, figures and cards.
+"""The paper's section 4 from one call, and the same comparison on one's own data.
 
-Start with ``experiments`` (the settings) and ``reproduction`` (the run); ``claims`` holds the results against the
-paper. Nothing else in hf_vub imports this wing.
+Start with ``experiments`` (the settings), ``reproduction`` (the calls) and ``pipeline`` (the stages). ``claims`` holds
+the results against the paper; ``comparison`` recommends a setting for one's own data. Nothing imports this wing.
 """
 
 import lazy_loader

@@ -1,5 +1,5 @@
-from .experiments import experiment
+from .experiments import comparison, experiment
 from .report import write_report
-from .reproduction import reproduce
+from .reproduction import compare, reproduce
 
-__all__ = ["experiment", "reproduce", "write_report"]
+__all__ = ["compare", "comparison", "experiment", "reproduce", "write_report"]

@@ -1,139 +1,139 @@
-"""The backbone of an experiment and the head it came with."""
+"""The backbone of an experiment and the classifier it came with."""
 
-import math
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from transformers import AutoConfig, PretrainedConfig
 
+from ..data.labels import align_labels, class_names
 from ..model.configuration_vub import VUBConfig
-from ..model.modeling_vub import VUBForImageClassification, VUBForSequenceClassification, replace_classifier
+from ..model.loading import TASKS, load_processor, set_padding
+from ..model.modeling_vub import replace_classifier
 from ..model.timm_processing import timm_image_processor
 from ..model.trust import load
-from ..sweep.seeding import data_order, initial_head
-from .experiments import PROBE_EPOCHS, PROBE_STEPS, Experiment
-
-_CLASSES = {"text": VUBForSequenceClassification, "image": VUBForImageClassification}
+from .experiments import Experiment
+from .heads import Backbone
 
 
-class HeadOnFeatures(nn.Module):
-    """One head on a backbone that it shares with others, as a classifier of images."""
+class LoadedBackbone(NamedTuple):
+    """A frozen backbone.
 
-    def __init__(self, model: Any, head: nn.Module):
-        super().__init__()
-        self.model, self.head, self.config = model, head, model.config
+    Attributes:
+        model: has ``features(**inputs)``.
+        processor: its tokenizer or image processor.
+        classifier: the last layer that it was trained with; None if it has none that fits the classes.
+        class_names: of that layer.
+    """
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """Logits (batch, classes) of normalised pixels."""
-        output = self.head(self.model.features(pixel_values=pixel_values))
-        logits: Tensor = getattr(output, "logits", output)
-        return logits
+    model: Backbone
+    processor: Any
+    classifier: nn.Linear | None
+    class_names: Sequence[str]
 
 
-def load_backbone(settings: Experiment, num_labels: int, texts: Sequence[str]) -> tuple[Any, Any, nn.Linear | None]:
-    """The frozen model, its tokenizer or image processor, and its trained last layer, if it fits the classes.
+def load_backbone(settings: Experiment, num_labels: int, texts: Sequence[str]) -> LoadedBackbone:
+    """Load the frozen backbone of an experiment, or build it with random weights.
 
     Args:
         settings: names the model.
         num_labels: classes of the data set.
-        texts: of the training split; with random weights and no tokenizer at hand, one is made from them.
-    """
-    from transformers import (
-        AutoConfig,
-        AutoImageProcessor,
-        AutoModelForImageClassification,
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-    )
+        texts: of the training split. A tokenizer is made from them for random weights without a tokenizer at hand.
 
-    stock_class = {"text": AutoModelForSequenceClassification, "image": AutoModelForImageClassification}[settings.task]
-    last: nn.Linear | None = None
+    Raises:
+        ValueError: the checkpoint cannot be read, or is of the other task.
+        OSError: there is no such checkpoint.
+    """
+    classes = TASKS[settings.task]
+    classifier: nn.Linear | None = None
+    names: Sequence[str] = ()
+    model: Backbone
     if settings.from_config:
-        config = _config(settings, num_labels)
         torch.manual_seed(settings.seed)
-        model = _CLASSES[settings.task](VUBConfig(config, num_labels=num_labels, freeze_backbone=True))
+        model = classes.ours(VUBConfig(_config(settings, num_labels), num_labels=num_labels, freeze_backbone=True))
     else:
-        config = load(AutoConfig, settings.model)
-        if config.model_type != VUBConfig.model_type:
-            stock, info = load(stock_class, settings.model, output_loading_info=True)
-            last = replace_classifier(stock)
-            if info["missing_keys"] or last.out_features != num_labels:
-                last = None
-            del stock
-        model = _CLASSES[settings.task].from_pretrained(settings.model, num_labels=num_labels, freeze_backbone=True)
-    # A head that nobody uses is a part of what attacks take for the model: it must not differ from run to run.
+        classifier, names = _classifier(settings, num_labels)
+        model = classes.ours.from_pretrained(settings.model, num_labels=num_labels, freeze_backbone=True)
+    # Nobody uses the model's own head, but attacks count it as a part of the model: it must not differ between runs.
     torch.manual_seed(settings.seed)
     model.head.reset_parameters()
     model = model.float().eval()
-    processor: Any
-    if settings.task == "image":
-        config = model.config.backbone_config
-        if config.model_type == "timm_wrapper":
-            processor = timm_image_processor(config.pretrained_cfg or {})
-        else:
-            processor = load(AutoImageProcessor, settings.model)
-    else:
-        try:
-            processor = load(AutoTokenizer, settings.model)
-        except (OSError, ValueError):
-            if not settings.from_config:
-                raise
-            from ..data.synthetic import word_tokenizer
-
-            processor = word_tokenizer(texts, vocab_size=model.config.backbone_config.vocab_size)
-    return model, processor, last
+    processor = _processor(settings, model, texts)
+    if settings.task == "text":
+        set_padding(model, processor)
+    return LoadedBackbone(model, processor, classifier, names)
 
 
-def linear_probe(features: Tensor, labels: Tensor, num_labels: int, seed: int) -> nn.Linear:
-    """A linear layer on the features, trained with cross-entropy: "vanilla" where a backbone has no classifier."""
-    layer = nn.Linear(features.shape[1], num_labels)
-    start = initial_head(seed, features.shape[1], num_labels, latent_size=features.shape[1]).bottleneck_decoder
-    layer.load_state_dict(start.state_dict())
-    spread, mean = torch.std_mean(features, dim=0)
-    spread = spread.clamp_min(1e-6)
-    optimizer = torch.optim.Adam(layer.parameters(), lr=1e-2)
-    for epoch in range(max(PROBE_EPOCHS, math.ceil(PROBE_STEPS * 256 / len(labels)))):
-        for rows in data_order(seed, epoch, len(labels)).split(256):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(layer((features[rows] - mean) / spread), labels[rows]).backward()
-            optimizer.step()
-    with torch.no_grad():  # the standardisation becomes a part of the layer
-        layer.weight.div_(spread)
-        layer.bias.sub_(layer.weight @ mean)
-    return layer.requires_grad_(False)
+def aligned_classifier(backbone: LoadedBackbone, names: Sequence[str], match: str) -> nn.Linear | None:
+    """Return a backbone's own last layer with its classes in the order of the data set; None if it has none.
+
+    Args:
+        backbone: of the experiment.
+        names: of the data set's classes.
+        match: "name" or "number", see ``hf_vub.data.labels.align_labels``.
+
+    Raises:
+        ValueError: the classes cannot be matched.
+    """
+    layer = backbone.classifier
+    if layer is None:
+        return None
+    rows = torch.as_tensor(align_labels(range(len(names)), names, backbone.class_names, by=match))
+    aligned = copy.deepcopy(layer)
+    aligned.load_state_dict({name: values[rows] for name, values in layer.state_dict().items()})
+    return aligned.requires_grad_(False).eval()
 
 
-def in_blocks(head: nn.Module, features: Tensor, rows: int = 4096) -> Iterator[Tensor]:
-    """Logits of a head through its mean, block by block."""
-    with torch.inference_mode():
-        for block in features.split(rows):
-            output = head(block.float())
-            yield getattr(output, "logits", output).float()
+def _classifier(settings: Experiment, num_labels: int) -> tuple[nn.Linear | None, Sequence[str]]:
+    """Return the trained last layer of a stock checkpoint with as many classes as the data set, and their names."""
+    if load(AutoConfig, settings.model).model_type == VUBConfig.model_type:
+        return None, ()
+    stock, info = load(TASKS[settings.task].stock, settings.model, output_loading_info=True)
+    classifier: nn.Linear = replace_classifier(stock)
+    if info["missing_keys"] or classifier.out_features != num_labels:
+        return None, ()
+    return classifier, class_names(stock.config, num_labels)
 
 
-def _config(settings: Experiment, num_labels: int) -> Any:
-    """The backbone's configuration, from its folder or the Hub, or from what the libraries know of its name."""
-    from transformers import AutoConfig
+def _processor(settings: Experiment, model: Backbone, texts: Sequence[str]) -> Any:
+    """Return the saved tokenizer or image processor, or the one that random weights need."""
+    config = model.config.backbone_config
+    if settings.task == "image" and config.model_type == "timm_wrapper":
+        return timm_image_processor(config.pretrained_cfg or {})
+    try:
+        return load_processor(settings.model, settings.task)
+    except (OSError, ValueError):
+        if settings.task == "image" or not settings.from_config:
+            raise
+        from ..data.synthetic import word_tokenizer
 
-    if Path(settings.model).exists():
-        return load(AutoConfig, settings.model, num_labels=num_labels)
+        return word_tokenizer(texts, vocab_size=config.vocab_size)
+
+
+def _config(settings: Experiment, num_labels: int) -> PretrainedConfig:
+    """Return the backbone's configuration: saved, from timm's registry or from transformers' defaults by name."""
+    config: PretrainedConfig
     name = settings.model.rpartition("/")[2]
-    if settings.task == "image":
+    if not Path(settings.model).exists() and settings.task == "image":
         try:
             import timm
         except ImportError as error:
             raise ImportError('timm backbones need timm: pip install "hf_vub[vision]"') from error
-        known = timm.get_pretrained_cfg(name)
-        if known is not None:
-            return AutoConfig.for_model(
+        registered = timm.get_pretrained_cfg(name)
+        if registered is not None:
+            config = AutoConfig.for_model(
                 "timm_wrapper",
-                architecture=known.architecture,
+                architecture=registered.architecture,
                 num_labels=num_labels,
-                pretrained_cfg=known.to_dict(),
-                model_args={"aux_logits": False} if known.architecture == "inception_v3" else None,
+                pretrained_cfg=registered.to_dict(),
+                model_args={"aux_logits": False} if registered.architecture == "inception_v3" else None,
             )
-    elif name.startswith("bert-base-uncased"):
-        return AutoConfig.for_model("bert", num_labels=num_labels)
-    return load(AutoConfig, settings.model, num_labels=num_labels)
+            return config
+    elif not Path(settings.model).exists() and name.startswith("bert-base-uncased"):
+        config = AutoConfig.for_model("bert", num_labels=num_labels)
+        return config
+    config = load(AutoConfig, settings.model, num_labels=num_labels)
+    return config

@@ -1,369 +1,147 @@
-"""The paper's section 4 from one call: embed, sweep, evaluate, attack, statistics, report.
+"""The paper's section 4, or a comparison on one's own data, from one call.
 
 ```python
-from hf_vub.paper.experiments import experiment
-from hf_vub.paper.reproduction import reproduce
+from hf_vub.paper import compare, experiment, reproduce
 
 results = reproduce(experiment("imdb", model="runs/minilm", runs=5, epochs=20), "runs/imdb")
+results = compare("runs/minilm", "reviews.csv", "runs/reviews")
+print(results.recommendation)
 ```
 
-Every stage leaves one JSON file in the output folder, written whole or not at all, with a key made of everything that
-decides its content. A stage whose file has the right key is not run again, and the long stages go on from what a
-killed run left behind: the final ``results.json`` is the same whatever happened on the way, times apart.
+The stages (embed, baselines, sweep, evaluate, attack) are resumable, see `hf_vub.paper.stages`. A killed run that is
+started again ends with the same ``results.json``, apart from the times.
 """
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import asdict, replace
-from functools import cached_property
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, DatasetDict
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
-from ..data.splits import label_names, load_splits, read_labels, subset
-from ..embeddings.extraction import Features, extract
-from ..metrics.classification import classification_metrics, reliability_bins
-from ..model.head import VUBHead
-from ..model.information import label_entropy
-from ..runs.digests import digest, weights_digest
-from ..runs.files import claim, read_json, replacing, write_json
+from ..reports.rendering import public_name
+from ..runs.files import lock_folder
 from ..runs.processes import processes
 from ..runs.provenance import provenance
-from ..sweep.heads import HeadRun, Settings, SweepResult, train_heads
-from .backbone import in_blocks, linear_probe, load_backbone
-from .claims import choose, phases, statistics
-from .experiments import Experiment
+from ..runs.schema import BaselineResult, Reproduction, TrainingCurve, read_result
+from .claims import with_statistics
+from .comparison import with_recommendation
+from .experiments import Experiment, comparison
+from .grid_attacks import Attacked
+from .pipeline import LOGISTIC, VANILLA, Evaluated, Pipeline
 from .report import write_report
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 4  # a part of every key: raise it when a stage would give other content under the same key
-STAGES = ("embed", "sweep", "evaluate", "attack", "statistics", "report")
-CURVES = ("information", "inverse_cross_entropy", "cross_entropy", "rate", "entropy", "eval_accuracy")
 
-
-def reproduce(settings: Experiment, output_dir: str | Path, device: str | torch.device | None = None) -> dict[str, Any]:
-    """Run an experiment to the last figure, or what is missing of it.
+def reproduce(settings: Experiment, output_dir: str | Path, device: str | torch.device | None = None) -> Reproduction:
+    """Run an experiment up to its report, or what is missing of it.
 
     Args:
-        settings: see :func:`hf_vub.paper.experiments.experiment`.
-        output_dir: where everything goes; what is there and still valid is used.
+        settings: from `hf_vub.paper.experiment` or `hf_vub.paper.experiments.comparison`.
+        output_dir: folder for everything; stages in it that are still valid are used.
         device: of the backbone and the heads; by default the accelerator, if there is one.
 
     Returns:
-        The results (``kind: "reproduction"``), as saved in ``results.json``: the settings, ``vanilla`` and ``runs``
-        with their metrics and attacks, ``curves`` per epoch, ``chosen`` betas, ``statistics`` and ``claims``.
+        The results as saved in ``results.json``: ``vanilla``, ``baselines`` and ``runs`` with their metrics and
+        attacks, ``curves`` per epoch and the ``chosen`` settings. A preset of the paper has ``statistics`` and
+        ``claims`` too, a comparison a ``recommendation``.
 
     Raises:
-        ValueError: for data and backbone that do not fit, several processes, or a folder that another one writes to.
-        ImportError: with the command to install what is missing.
+        ValueError: data and backbone do not fit, there are several processes, or another one writes to the folder.
+        ImportError: a package is missing; the message has the command that installs it.
 
     Source: section 4 of the paper.
     """
     state = processes()
     if state.num_processes > 1:
         raise ValueError(f"a reproduction runs in one process, but there are {state.num_processes}")
-    with claim(output_dir):
-        return _Reproduction(settings, Path(output_dir), torch.device(device or state.device)).run()
-
-
-def run_name(run: HeadRun) -> str:
-    """A name for a run that is also a file name."""
-    return f"{run.objective}-beta{run.beta:g}-weight{run.entropy_weight:g}-seed{run.seed}"
-
-
-class _Reproduction:
-    def __init__(self, settings: Experiment, folder: Path, device: torch.device):
-        self.settings, self.folder, self.device = settings, folder, device
-        self.grid = settings.grid()
-        self.done: dict[str, dict[str, Any]] = {}
-        self.key = ""
-
-    def run(self) -> dict[str, Any]:
-        about = asdict(self.settings)
-        places = (
-            "task",
-            "model",
-            "dataset",
-            "validation",
-            "max_train",
-            "max_test",
-            "max_length",
-            "from_config",
-            "seed",
-        )
-        embedding = {name: about[name] for name in places}
-        embedding["files"] = [_identity(about["model"]), _identity(about["dataset"])]
-        embedded = self._stage("embed", embedding, self._embed, self._has_features)
-        training = {name: about[name] for name in ("epochs", "batch_size", "learning_rate")}
-        # What the features are, not which files they came from: a model copied to another place trains nothing again.
-        features = {name: embedded[name] for name in ("caches", "vanilla", "data")}
-        training |= {"grid": [asdict(run) for run in self.grid], "features": features}
-        swept = self._stage("sweep", {**training, "device": self.device.type}, self._sweep, self._has_heads)
-        evaluated = self._stage("evaluate", {"sweep": swept["key"]}, self._evaluate)
-        attacking = {
-            name: about[name]
-            for name in (
-                *(
-                    "attacks",
-                    "num_examples",
-                    "cw_examples",
-                    "cw_steps",
-                    "how",
-                    "epsilons",
-                    "target",
-                    "stress",
-                    "stress_examples",
-                ),
-                "seed",
-            )
-        }
-        attacked = self._stage("attack", {**attacking, "evaluated": evaluated["key"]}, self._attack)
-        results = self._results(embedded, swept, evaluated, attacked)
-        found = self._stage("statistics", {"results": digest(results)}, lambda: statistics(results))
-        results |= {name: found[name] for name in ("chosen", "statistics", "claims")}
-        results = {**provenance(), **results, "seconds": {name: found["seconds"] for name, found in self.done.items()}}
-        write_json(self.folder / "results.json", results)
-        results = read_json(self.folder / "results.json")
+    with lock_folder(output_dir):
+        pipeline = Pipeline(settings, Path(output_dir), torch.device(device or state.device))
+        results = _results(pipeline, pipeline.evaluated, pipeline.attacked)
+        results = with_recommendation(results) if settings.is_comparison else with_statistics(results)
+        saved = read_result(results.save(pipeline.folder / "results.json"))
+        assert isinstance(saved, Reproduction)
         began = time.perf_counter()
-        write_report(results, self.folder)
+        write_report(saved, pipeline.folder)
         logger.info("report: %.1f s", time.perf_counter() - began)
-        return results
+        return saved
 
-    def _stage(
-        self, name: str, inputs: dict[str, Any], make: Callable[[], dict[str, Any]], whole: Any = None
-    ) -> dict[str, Any]:
-        """The content of a stage's file, made where it is missing or of other inputs."""
-        path = self.folder / f"{name}.json"
-        key = digest(FORMAT, name, inputs)
-        if path.exists():
-            found = read_json(path)
-            if found.get("key") == key and (whole is None or whole(found)):
-                logger.info("%s: done before", name)
-                self.done[name] = found
-                return found
-        logger.info("%s: started", name)
-        self.key = key[:16]
-        began = time.perf_counter()
-        content = make()
-        write_json(path, {"key": key, **content, "seconds": time.perf_counter() - began})
-        found = read_json(path)  # what a later run will see
-        logger.info("%s: %.1f s", name, found["seconds"])
-        self.done[name] = found
-        return found
 
-    # What the stages share
+def compare(
+    model: str,
+    dataset: str,
+    output_dir: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    **options: Any,
+) -> Reproduction:
+    """Compare VIB and VUB with simple baselines on one's own data, and recommend one setting.
 
-    @cached_property
-    def splits(self) -> DatasetDict:
-        """train, validation (where some is held out) and test."""
-        own = self.settings
-        found = load_splits(own.dataset, max_train=own.max_train, max_test=own.max_test, seed=own.seed)
-        if "train" not in found:
-            raise ValueError(f"dataset {own.dataset} has no training split")
-        train = found["train"]
-        splits = {"train": train, "test": found["test"]}
-        if own.validation:
-            numbered = Dataset.from_dict({"label": read_labels(train), "row": range(len(train))})
-            held_out = subset(numbered, max(1, round(own.validation * len(train))), own.seed)["row"][:]
-            kept = sorted(set(range(len(train))) - set(held_out))
-            splits |= {"train": train.select(kept), "validation": train.select(held_out)}
-        return DatasetDict(splits)
+    The heads are trained on the frozen features of ``model``. The setting of each objective with the lowest mean
+    negative log-likelihood on validation rows is attacked, next to the stock classifier, a tuned logistic regression
+    and an early-stopped MLP. The test rows decide nothing.
 
-    @cached_property
-    def backbone(self) -> tuple[Any, Any, nn.Linear | None]:
-        texts = self.splits["train"][:]["text"] if self.settings.task == "text" and self.settings.from_config else []
-        model, processor, last = load_backbone(self.settings, len(label_names(self.splits)), texts)
-        return model.to(self.device), processor, last
+    Args:
+        model: folder or Hub id of the backbone, with or without a trained classifier.
+        dataset: name or path for ``hf_vub.data.splits.load_splits``.
+        output_dir: folder for everything; started again, the comparison goes on from there.
+        device: of the backbone and the heads; by default the accelerator, if there is one.
+        **options: any other attribute of `hf_vub.paper.experiments.Experiment`.
 
-    def rows(self, split: str) -> tuple[Tensor, Tensor] | None:
-        """Features and labels of a split; None where there is none."""
-        name = self.done["embed"]["caches"].get(split)
-        if name is None:
-            return None
-        cached = Features.load(self.folder / "features" / name)
-        return cached.features, cached.labels
+    Returns:
+        The results; ``recommendation`` is the setting in one sentence.
 
-    def head(self, name: str) -> nn.Module:
-        """The head of a run, or the linear layer called "vanilla"."""
-        if name == "vanilla":
-            state = load_file(self._vanilla(self.done["embed"]["vanilla"]))
-            layer = nn.Linear(state["weight"].shape[1], state["weight"].shape[0])
-            layer.load_state_dict(state)
-            return layer.requires_grad_(False).eval()
-        state = load_file(self.folder / "heads" / self.done["sweep"]["heads"] / f"{name}.safetensors")
-        latent, size = state["bottleneck_decoder.weight"].shape[1], state["bottleneck_encoder.0.weight"].shape[0]
-        head = VUBHead(size, state["bottleneck_decoder.weight"].shape[0], latent)
-        head.load_state_dict(state)
-        return head.requires_grad_(False).eval()
+    Raises:
+        ValueError: an option is out of range, or data and backbone do not fit.
+        FileNotFoundError: there is no such data set.
+        ImportError: a package is missing; the message has the command that installs it.
 
-    # Stages
+    Example:
+        >>> compare("runs/my-model", "reviews.csv", "runs/reviews").recommendation  # doctest: +SKIP
+        'Use vub at beta=0.01 ...'
+    """
+    return reproduce(comparison(model, dataset, **options), output_dir, device)
 
-    def _embed(self) -> dict[str, Any]:
-        model, processor, last = self.backbone
-        caches, sizes = {}, {}
-        for split, dataset in self.splits.items():
-            found = extract(
-                model,
-                dataset,
-                self.folder / "features",
-                processing_class=processor,
-                max_length=self.settings.max_length,
-                device=self.device,
-            )
-            caches[split], sizes[f"num_{split}"] = found.path.name, len(found)
-            if split == "train":
-                features, labels = found.features, found.labels
-        names = label_names(self.splits)
-        origin = "checkpoint" if last is not None else "linear probe"
-        if last is None:
-            last = linear_probe(features, labels, len(names), self.settings.seed)
-        vanilla = weights_digest(last)
-        _save(last, self._vanilla(vanilla))
-        data = {"num_labels": len(names), "feature_size": features.shape[1], "class_names": names, **sizes}
-        entropy = label_entropy(labels, len(names))
-        return {"caches": caches, "vanilla": vanilla, "origin": origin, "data": {**data, "label_entropy": entropy}}
 
-    def _has_features(self, found: dict[str, Any]) -> bool:
-        needed = [self.folder / "features" / name for name in found["caches"].values()]
-        return all(path.exists() for path in (*needed, self._vanilla(found["vanilla"])))
-
-    def _vanilla(self, weights: str) -> Path:
-        return self.folder / "heads" / f"vanilla-{weights}.safetensors"
-
-    def _sweep(self) -> dict[str, Any]:
-        train, held_out = self.rows("train"), self.rows("validation")
-        assert train is not None
-        own, folder = self.settings, self.folder / "heads" / self.key
-        found = train_heads(
-            *train,
-            self.grid,
-            num_labels=self.done["embed"]["data"]["num_labels"],
-            epochs=own.epochs,
-            batch_size=own.batch_size,
-            learning_rate=own.learning_rate,
-            eval_features=None if held_out is None else held_out[0],
-            eval_labels=None if held_out is None else held_out[1],
-            checkpoint_dir=self.folder / "checkpoints" / self.key,
-            device=self.device,
+def _results(pipeline: Pipeline, evaluated: Evaluated, attacked: Attacked) -> Reproduction:
+    """Return everything but the chosen settings and what follows from them."""
+    own, attacks = pipeline.settings, attacked.attacks
+    baselines = {
+        name: BaselineResult(
+            origin="checkpoint" if name == VANILLA else name,
+            hyperparameters=dict(pipeline.fitted.hyperparameters[name]) if name != VANILLA else None,
+            **evaluated.heads[name],
+            attacks=attacks.get(name, {}),
         )
-        histories = {}
-        for result in found:
-            _save(result.head, folder / f"{run_name(result.run)}.safetensors")
-            histories[run_name(result.run)] = {
-                name: [float(f"{epoch[name]:.6g}") for epoch in result.history]
-                for name in CURVES
-                if name in result.history[0]
-            }
-        return {"heads": self.key, "histories": histories}
-
-    def _has_heads(self, found: dict[str, Any]) -> bool:
-        folder = self.folder / "heads" / found["heads"]
-        return all((folder / f"{run_name(run)}.safetensors").exists() for run in self.grid)
-
-    def _evaluate(self) -> dict[str, Any]:
-        own, data = self.settings, self.done["embed"]["data"]
-        shared = Settings(data["num_labels"], data["label_entropy"], None, own.batch_size, own.learning_rate)
-        measured: dict[str, Any] = {}
-        for run in (None, *self.grid):
-            name = "vanilla" if run is None else run_name(run)
-            head = self.head(name)
-            record: dict[str, Any] = {}
-            for split, key in (("test", "metrics"), ("validation", "validation")):
-                rows = self.rows(split)
-                if rows is None:
-                    continue
-                features, labels = rows
-                logits = torch.cat(list(in_blocks(head, features)))
-                record[key] = classification_metrics(logits, labels)
-                if split == "test":
-                    bins = reliability_bins(logits, labels)
-                    record["reliability"] = {column: bins[column].tolist() for column in bins}
-                if run is not None and isinstance(head, VUBHead):
-                    record[key] |= _terms(run, shared, head, features, labels)
-            measured[name] = record
-        return {"measured": measured}
-
-    def _attack(self) -> dict[str, Any]:
-        from .grid_attacks import attack_images, attack_texts
-
-        names = ["vanilla", *map(run_name, self.grid)]
-        best = {
-            objective: run_name(HeadRun(**found["run"]))
-            for objective, found in choose(self._records(), "validation").items()
-        }
-        folder = self.folder / "attacks" / self.key
-        model, processor, _ = self.backbone
-        heads = {name: self.head(name).to(self.device) for name in names}
-        make = attack_texts if self.settings.task == "text" else attack_images
-        return make(self.settings, model, processor, heads, best, self.splits["test"], folder)
-
-    def _records(self) -> list[dict[str, Any]]:
-        return [{**asdict(run), **self.done["evaluate"]["measured"][run_name(run)]} for run in self.grid]
-
-    def _results(
-        self, embedded: dict[str, Any], swept: dict[str, Any], evaluated: dict[str, Any], attacked: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Everything but statistics and provenance, as the report and the claims want it."""
-        from ..reports.model_cards import public_name
-
-        runs = []
-        for record, run in zip(self._records(), self.grid, strict=True):
-            name = run_name(run)
-            history = swept["histories"][name]
-            runs.append(
-                {**record, "name": name, "phases": phases(history), "attacks": attacked["attacks"].get(name, {})}
-            )
-        curves = [
-            {**asdict(run), **swept["histories"][run_name(run)]} for run in self.grid if run.seed == self.settings.seed
-        ]
-        about = asdict(self.settings)
-        about |= {name: public_name(about[name]) for name in ("model", "dataset")}
-        return {
-            "kind": "reproduction",
-            "experiment": self.settings.name,
-            "task": self.settings.task,
-            "model": about["model"],
-            "dataset": about["dataset"],
-            "settings": about,
-            "data": embedded["data"],
-            "vanilla": {
-                "origin": embedded["origin"],
-                **evaluated["measured"]["vanilla"],
-                "attacks": attacked["attacks"].get("vanilla", {}),
-            },
-            "runs": runs,
-            "curves": curves,
-            "stress": attacked["stress"],
-            "examples": attacked["examples"],
-        }
-
-
-def _terms(run: HeadRun, shared: Settings, head: VUBHead, features: Tensor, labels: Tensor) -> dict[str, float]:
-    """The terms of the objective through the mean, in nats, and the bounds that they make."""
-    measured = SweepResult(run, shared, head).evaluate(features, labels)
-    terms = {name: measured[name] for name in ("cross_entropy", "rate", "entropy", "information")}
-    # Without the rate, whose rounding would hide the min term where a bottleneck has exploded.
-    free = replace(run, objective="vub", beta=0.0, entropy_weight=1.0)
-    distortion = SweepResult(free, shared, head).evaluate(features, labels)["loss"]
-    rate = run.beta * terms["rate"]
-    vib = rate + terms["cross_entropy"]
-    return terms | {"bound_vib": vib, "bound_vub": rate + distortion, "bound_ib": vib - shared.label_entropy}
-
-
-def _save(module: nn.Module, path: Path) -> None:
-    """Weights in one file, whole or not at all."""
-    with replacing(path) as temporary:
-        save_file({name: value.contiguous() for name, value in module.state_dict().items()}, temporary)
-
-
-def _identity(name: str) -> list[list[Any]]:
-    """Sizes and times of the files behind a name, so that other weights or data in the same place are seen."""
-    path = Path(name)
-    files = [path] if path.is_file() else sorted(path.rglob("*")) if path.is_dir() else []
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()]
+        for name in pipeline.heads
+        if name not in pipeline.grid
+    }
+    curves = [
+        TrainingCurve.from_json({**asdict(run), **pipeline.swept.histories[name]})
+        for name, run in pipeline.grid.items()
+        if run.seed == own.seed
+    ]
+    model, dataset = public_name(own.model), public_name(own.dataset)
+    stock = baselines.pop(VANILLA, baselines[LOGISTIC])
+    return Reproduction(
+        **provenance(),
+        kind="comparison" if own.is_comparison else "reproduction",
+        experiment=own.name,
+        task=own.task,
+        model=model,
+        dataset=dataset,
+        settings={**asdict(own), "model": model, "dataset": dataset},
+        data=pipeline.embedded.data,
+        vanilla=stock,
+        baselines=baselines,
+        runs=tuple(pipeline.runs(attacks)),
+        curves=tuple(curves),
+        stress=attacked.stress,
+        examples=attacked.examples,
+        chosen={},
+        statistics={},
+        claims=(),
+        seconds=pipeline.stages.seconds,
+    )

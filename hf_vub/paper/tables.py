@@ -1,11 +1,11 @@
-"""Tables of a reproduction, in the paper's layout and in full, as rows, Markdown and LaTeX."""
+"""Tables of a reproduction, in the paper's layout and in full, and of a comparison on one's own data."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from ..reports.tables import Table, power
-from .claims import NUMBERS, columns_of, mean_and_spread, points, value_of
+from ..reports.tables import Table, mean_and_spread, power
+from ..runs.schema import Reproduction, StressCard
+from .grid import NOT_SHARES, Measured, attack_columns, points, value_of
 
 _GROUPS = {"ce": "Cross-entropy models", "vib": "VIB models", "vub": "VUB models"}
 _TITLES = {
@@ -16,26 +16,30 @@ _TITLES = {
     "rate": "Rate",
     "bound_vib": "L VIB",
     "bound_vub": "L VUB",
+    "validation nll": "Validation NLL",
 }
-_BETTER = {"accuracy": "↑", "nll": "↓", "brier": "↓", "ece": "↓", "CW": "↑", "under": "↑"}
+_BETTER = {"accuracy": "↑", "nll": "↓", "validation nll": "↓", "brier": "↓", "ece": "↓", "CW": "↑", "under": "↑"}
+BASELINES = {"logistic regression": "Logistic regression", "early-stopped MLP": "Early-stopped MLP"}
+"""What tables call the baselines, by their origin."""
 
 
-def tables(results: Mapping[str, Any]) -> list[Table]:
-    """Table 1 or 2 in the paper's layout, the same in full, the statistics, the claims and the stress suite."""
-    found = [_paper_table(results), _full_table(results), *_statistics(results), _claims(results)]
-    if results["stress"]:
-        found.append(_stress(results))
-    return found
+def tables(results: Reproduction) -> list[Table]:
+    """Return the tables of a reproduction (first the one in the paper's layout), or of a comparison."""
+    comparison = results.kind == "comparison"
+    made = [_full_table(results)] if comparison else [_paper_table(results), _full_table(results)]
+    if not comparison:
+        made += [*_statistics(results), _claims(results)]
+    return [*made, _stress(results)] if results.stress else made
 
 
-def _paper_table(results: Mapping[str, Any]) -> Table:
-    text = results["task"] == "text"
-    runs = max((len(own) for own in points(results["runs"]).values()), default=0)
-    what = "vanilla, " + " and ".join(sorted({run["objective"].upper() for run in results["runs"]}))
-    columns = ["accuracy", *columns_of(results)]
+def _paper_table(results: Reproduction) -> Table:
+    text = results.task == "text"
+    runs = max((len(same) for same in points(results.runs).values()), default=0)
+    models = "vanilla, " + " and ".join(sorted({run.objective.upper() for run in results.runs}))
+    columns = ["accuracy", *attack_columns(results)]
     table = Table(
         "imdb" if text else "images",
-        f"{results['experiment']} evaluation for {what} models, average over {runs} runs with standard deviation. "
+        f"{results.experiment} evaluation for {models} models, average over {runs} runs with standard deviation. "
         "First column: accuracy on the test set (higher is better). Then "
         + (
             "the share of successful attacks by recipe (lower is better)."
@@ -43,125 +47,141 @@ def _paper_table(results: Mapping[str, Any]) -> Table:
             else "the share of successful FGS attacks by budget (lower is better) and the mean L2 distance, in [0, 1] "
             "pixels, of successful targeted CW attacks (higher is better)."
         ),
-        ["β", *(f"{_TITLES.get(name, name)} {_BETTER.get(name, '↓')}" for name in columns)],
+        ["β", *map(_title, columns)],
     )
-    table.rows.append(["Vanilla model"])
-    table.rows.append(["-", *(_cell([results["vanilla"]], name) for name in columns)])
-    _grid(table, results, columns)
+    _fill(table, results, columns)
     return table
 
 
-def _full_table(results: Mapping[str, Any]) -> Table:
+def _full_table(results: Reproduction) -> Table:
     measured = ["accuracy", "nll", "brier", "ece", "rate", "bound_vib", "bound_vub"]
-    attacks = columns_of(results)
+    if any(run.validation for run in results.runs):
+        measured.insert(1, "validation nll")
+    attacks = attack_columns(results)
     table = Table(
         "full",
-        "All measures on the test set, mean and standard deviation over runs. NLL, rate and the objectives (L VIB, "
+        "All metrics on the test rows, mean and standard deviation over runs. NLL, rate and the objectives (L VIB, "
         "L VUB) in nats. For each attack: accuracy under attack, over all attacked rows, and success over those "
-        "classified rightly before.",
-        ["β", *(f"{_TITLES[name]} {_BETTER.get(name, '')}".strip() for name in measured)],
+        "classified correctly before.",
+        ["β", *map(_title, measured)],
     )
     table.columns += [title for name in attacks for title in (f"{name} accuracy ↑", f"{name} success ↓")]
-    columns = [*measured, *(f"{kind} {name}" for name in attacks for kind in ("under", "success"))]
-    table.rows += [["Vanilla model"], ["-", *(_cell([results["vanilla"]], name) for name in columns)]]
-    _grid(table, results, columns)
+    _fill(table, results, [*measured, *(f"{kind} {name}" for name in attacks for kind in ("under", "success"))])
     return table
 
 
-def _grid(table: Table, results: Mapping[str, Any], columns: Sequence[str]) -> None:
-    weights = len({run["entropy_weight"] for run in results["runs"]}) > 1
+def _title(name: str) -> str:
+    better = _BETTER.get(name, "" if name in _TITLES else "↓")
+    return f"{_TITLES.get(name, name)} {better}".strip()
+
+
+def _fill(table: Table, results: Reproduction, columns: Sequence[str]) -> None:
+    """Add the rows: the stock classifier, the baselines, and the points of the grid by objective."""
+
+    def add(label: str, runs: Sequence[Measured]) -> None:
+        table.rows.append([label, *(_cell(runs, name) for name in columns)])
+
+    baselines = results.baselines or {}
+    if results.vanilla.origin not in baselines:
+        table.rows.append(["Vanilla model"])
+        add("-", [results.vanilla])
+    for origin, baseline in baselines.items():
+        vanilla = " (vanilla)" if origin == results.vanilla.origin else ""
+        table.rows.append([BASELINES.get(origin, origin) + vanilla])
+        add("-", [baseline])
+    weights = len({run.entropy_weight for run in results.runs}) > 1
     group = ""
-    for (objective, beta, weight), own in points(results["runs"]).items():
+    for (objective, beta, weight), runs in points(results.runs).items():
         if objective != group:
             group = objective
             table.rows.append([_GROUPS.get(objective, objective)])
-        label = power(beta) + (f", weight {weight:g}" if weights and objective == "vub" else "")
-        table.rows.append([label, *(_cell(own, name) for name in columns)])
+        add(power(beta) + (f", weight {weight:g}" if weights and objective == "vub" else ""), runs)
 
 
-def _cell(runs: Sequence[Mapping[str, Any]], name: str) -> str:
-    """Mean ± deviation of a figure over runs, as the paper prints it."""
+def _cell(runs: Sequence[Measured], name: str) -> str:
+    """Return mean ± deviation of a column over runs, as the paper prints it."""
     kind, _, column = name.partition(" ")
+    values: list[float | None]
     if kind in ("under", "success"):
-        field_name = "accuracy_under_attack" if kind == "under" else "attack_success_rate"
-        values = [(run.get("attacks") or {}).get(column, {}).get(field_name) for run in runs]
+        attacks = [run.attacks[column] for run in runs if column in run.attacks]
+        values = [each.accuracy_under_attack if kind == "under" else each.attack_success_rate for each in attacks]
     else:
         values = [value_of(run, name) for run in runs]
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    if not known:
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    if not finite:
         return "-"
-    return mean_and_spread(known, not (name in NUMBERS or name.startswith("bound_")))
+    return mean_and_spread(finite, not (name in (*NOT_SHARES, "validation nll") or name.startswith("bound_")))
 
 
-def _statistics(results: Mapping[str, Any]) -> list[Table]:
-    found = []
-    for on, rows in results["statistics"].items():
-        best = results["chosen"][on]
-        if not rows or best["vib"]["on"] != on:
-            continue  # without a validation split both choices are the same
-        chosen = ", ".join(f"{name.upper()} {power(best[name]['beta'])}" for name in ("vib", "vub"))
+def _statistics(results: Reproduction) -> list[Table]:
+    made = []
+    for on, rows in results.statistics.items():
+        best = results.chosen[on]
+        if not rows or best["vib"].on != on:
+            continue  # without validation rows both choices are the same
+        chosen = ", ".join(f"{name.upper()} {power(best[name].beta)}" for name in ("vib", "vub"))
         table = Table(
             f"statistics-{on}",
             f"VUB against VIB at the beta with the best accuracy on {on} ({chosen}). Difference VUB - VIB of runs of "
             "the same seed with its 95% bootstrap interval; p-values are two-sided: Wilcoxon's rank-sum test as in the "
             "paper, and the exact signed-rank test of pairs, both also with Holm's correction over the rows; effect "
             "sizes are Cliff's delta, Vargha and Delaney's A and Cohen's d of pairs.",
-            ["figure", "VIB", "VUB", "difference", "rank-sum p", "Holm", "paired p", "Holm", "delta", "A", "d"],
+            ["metric", "VIB", "VUB", "difference", "rank-sum p", "Holm", "paired p", "Holm", "delta", "A", "d"],
         )
         for row in rows:
-            low, high = row["interval"]
-            cells = [
-                row["name"],
-                *(f"{row[kind][0]:.4g} ± {row[kind][1]:.2g}" for kind in ("vib", "vub")),
-                f"{row['difference']:+.3g} [{low:+.3g}, {high:+.3g}]",
-                *(f"{row[name]:.2g}" for name in ("rank_sum_p", "rank_sum_holm", "signed_rank_p", "signed_rank_holm")),
-                *(
-                    "-" if row[name] is None else f"{row[name]:.2f}"
-                    for name in ("cliffs_delta", "vargha_delaney", "cohens_dz")
-                ),
-            ]
-            table.rows.append(cells)
-        found.append(table)
-    return found
+            low, high = row.interval
+            p_values = (row.rank_sum_p, row.rank_sum_holm, row.signed_rank_p, row.signed_rank_holm)
+            table.rows.append(
+                [
+                    row.name,
+                    *(f"{mean:.4g} ± {deviation:.2g}" for mean, deviation in (row.vib, row.vub)),
+                    f"{row.difference:+.3g} [{low:+.3g}, {high:+.3g}]",
+                    *(f"{p_value:.2g}" for p_value in p_values),
+                    *(
+                        "-" if effect is None else f"{effect:.2f}"
+                        for effect in (row.cliffs_delta, row.vargha_delaney, row.cohens_dz)
+                    ),
+                ]
+            )
+        made.append(table)
+    return made
 
 
-def _claims(results: Mapping[str, Any]) -> Table:
+def _claims(results: Reproduction) -> Table:
     table = Table(
         "claims",
         "The paper's claims. Verdicts at 5%: VUB against VIB by the rank-sum test, against the stock classifier by the "
-        "signed-rank test of the runs against its one figure; Holm's correction is over the rows with a p-value.",
+        "signed-rank test of the runs against its one value; Holm's correction is over the rows with a p-value.",
         ["claim", "paper", "ours", "verdict", "p", "Holm", "because"],
     )
-    for row in results["claims"]:
-        p_values = ["-" if row[name] is None else f"{row[name]:.2g}" for name in ("p_value", "p_holm")]
-        table.rows.append([row["claim"], row["paper"], row["ours"], row["verdict"], *p_values, row["why"]])
+    for row in results.claims:
+        p_values = ["-" if value is None else f"{value:.2g}" for value in (row.p_value, row.p_holm)]
+        table.rows.append([row.claim, row.paper, row.ours, row.verdict, *p_values, row.why])
     return table
 
 
-def _stress(results: Mapping[str, Any]) -> Table:
+def _stress(results: Reproduction) -> Table:
     table = Table(
         "stress",
         "The best run of each objective under stronger attacks and other predictors, and the checks for masked "
         "gradients.",
         ["objective", "attack", "epsilon", "predictor", "examples", "accuracy", "under attack", "success"],
     )
-    for row in results["stress"]:
-        cells = [row["objective"].upper(), row["attack"]]
-        if row["kind"] == "report_card":
-            failed = [check["name"] for check in row["checks"] if check["passed"] is False]
-            verdict = row.get("why") or ("all checks passed" if not failed else f"failed: {', '.join(failed)}")
+    for row in results.stress:
+        cells = [row.objective.upper(), row.attack]
+        if isinstance(row, StressCard):
+            failed = [check.name for check in row.checks if check.passed is False]
+            verdict = row.why or ("all checks passed" if not failed else f"failed: {', '.join(failed)}")
             table.rows.append([*cells, "-", "-", "-", "-", "-", verdict])
             continue
+        shares = (row.clean_accuracy, row.accuracy_under_attack, row.attack_success_rate)
         table.rows.append(
             [
                 *cells,
-                "-" if row.get("epsilon") is None else f"{row['epsilon']:.4g}",
-                row.get("noise", "mean"),
-                str(row.get("num_examples", "-")),
-                *(
-                    "-" if row.get(name) is None else f"{row[name]:.1%}"
-                    for name in ("clean_accuracy", "accuracy_under_attack", "attack_success_rate")
-                ),
+                "-" if row.epsilon is None else f"{row.epsilon:.4g}",
+                row.noise,
+                str(row.num_examples),
+                *("-" if value is None else f"{value:.1%}" for value in shares),
             ]
         )
     return table

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runs.files import replacing
+from ..runs.schema import ImageExample
 from .tables import budget_name
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def trajectories(planes: Mapping[str, list[dict[str, Any]]]) -> "Figure":
     return figure
 
 
-def adversarial_images(panels: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figure":
+def adversarial_images(panels: Mapping[str, Sequence[ImageExample]]) -> "Figure":
     """Plot images before and after an attack, as in the paper's Figures 4 and 5.
 
     The first row shows the originals. Two rows follow for each budget: the perturbations, magnified around mid-grey,
@@ -104,8 +105,8 @@ def adversarial_images(panels: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Fi
     Raises:
         ImportError: matplotlib is missing; the message has the command that installs it.
     """
-    budgets = list(dict.fromkeys(picture["epsilon"] for pictures in panels.values() for picture in pictures))
-    width = max(len({picture["index"] for picture in pictures}) for pictures in panels.values())
+    budgets = list(dict.fromkeys(picture.epsilon for pictures in panels.values() for picture in pictures))
+    width = max(len({picture.index for picture in pictures}) for pictures in panels.values())
     rows = 1 + 2 * len(budgets)
     with style():
         figure = new_figure((0.95 * width + 0.75) * len(panels), 1.15 * rows + 0.3)
@@ -115,11 +116,11 @@ def adversarial_images(panels: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Fi
             grid = np.reshape(part.subplots(rows, width), (rows, width))
             for axes in grid.flat:
                 axes.set_axis_off()
-            found = [picture for picture in pictures if picture["epsilon"] == budgets[0]]
-            _draw_row(grid[0], "original", found, "original", [_short(picture["label"]) for picture in found])
+            found = [picture for picture in pictures if picture.epsilon == budgets[0]]
+            _draw_row(grid[0], "original", found, "original", [_short(picture.label) for picture in found])
             for place, epsilon in enumerate(budgets):
-                found = [picture for picture in pictures if picture["epsilon"] == epsilon]
-                factors = [f"× {picture['magnification']:g}" for picture in found]
+                found = [picture for picture in pictures if picture.epsilon == epsilon]
+                factors = [f"× {picture.magnification:g}" for picture in found]
                 _draw_row(grid[2 * place + 1], "perturbation,\nmagnified", found, "perturbation", factors)
                 title = "adversarial" + ("" if epsilon is None else f"\nε = {budget_name(epsilon)}")
                 _draw_row(grid[2 * place + 2], title, found, "adversarial", list(map(_prediction_label, found)))
@@ -127,7 +128,7 @@ def adversarial_images(panels: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Fi
 
 
 def _draw_row(
-    row: "NDArray[np.object_]", title: str, found: Sequence[Mapping[str, Any]], kind: str, labels: Sequence[str]
+    row: "NDArray[np.object_]", title: str, found: Sequence[ImageExample], kind: str, labels: Sequence[str]
 ) -> None:
     """Draw images of one kind side by side, each under its label, with a title at the left."""
     first: Axes = row[0]
@@ -136,14 +137,14 @@ def _draw_row(
         fontsize=7,
     )  # fmt: skip
     for axes, picture, label in zip(row, found, labels, strict=False):
-        axes.imshow(_pixels(picture[kind]), interpolation="nearest")
+        axes.imshow(_pixels(getattr(picture, kind)), interpolation="nearest")
         axes.set_title(label, fontsize=6, pad=2)
 
 
-def _prediction_label(picture: Mapping[str, Any]) -> str:
-    resisted = "" if picture["success"] else " (resisted)"
-    distance = f"\nL2 {picture['l2']:.2f}" if picture["epsilon"] is None else ""
-    return _short(picture["prediction"]) + resisted + distance
+def _prediction_label(picture: ImageExample) -> str:
+    resisted = "" if picture.success else " (resisted)"
+    distance = f"\nL2 {picture.l2:.2f}" if picture.epsilon is None and picture.l2 is not None else ""
+    return _short(picture.prediction) + resisted + distance
 
 
 def style() -> AbstractContextManager[None]:

@@ -1,19 +1,21 @@
-"""Tables as Markdown and LaTeX, and attacked texts with their changes marked."""
+"""Tables as Markdown, as LaTeX and for the terminal, and the numbers in their cells."""
 
-import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
-from .model_cards import escape_markdown
+import numpy as np
 
-_CONTEXT = 12
+from .rendering import escape_markdown
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
 
 
 @dataclass
 class Table:
-    """A caption, the titles of the columns, and rows of cells; a row of one cell is the head of a group."""
+    """A named table: caption, column titles and rows of cells. A row of one cell is the heading of a group."""
 
     name: str
     caption: str
@@ -21,7 +23,7 @@ class Table:
     rows: list[list[str]] = field(default_factory=list)
 
     def markdown(self) -> str:
-        """A Markdown table, with groups in bold."""
+        """Return the table in Markdown, with group headings in bold."""
         lines = ["| " + " | ".join(map(escape_markdown, self.columns)) + " |"]
         lines.append("|" + "|".join(["---"] + ["---:"] * (len(self.columns) - 1)) + "|")
         for row in self.rows:
@@ -30,11 +32,11 @@ class Table:
             lines.append("| " + " | ".join(cells) + " |")
         return "\n".join(lines) + "\n\n" + escape_markdown(self.caption) + "\n"
 
-    def rich(self) -> Any:
-        """A table for the terminal, to be printed with ``rich.print``.
+    def rich(self) -> "RichTable":
+        """Return a table that ``rich.print`` shows in a terminal.
 
         Raises:
-            ImportError: with the command to install rich.
+            ImportError: rich is missing; the message has the command that installs it.
         """
         try:
             from rich.table import Table as RichTable
@@ -51,7 +53,7 @@ class Table:
         return shown
 
     def latex(self) -> str:
-        """A LaTeX table for the package booktabs."""
+        """Return a LaTeX table for the package booktabs."""
         width = len(self.columns)
         lines = [r"\begin{table}", r"\centering", r"\begin{tabular}{l" + "r" * (width - 1) + "}", r"\toprule"]
         lines.append(" & ".join(map(_latex, self.columns)) + r" \\")
@@ -64,76 +66,49 @@ class Table:
         return "\n".join([*lines, rf"\label{{tab:{self.name}}}", r"\end{table}"]) + "\n"
 
 
-def marked_texts(examples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Table 3: texts before and after an attack, with ``parts`` (kind, text): "same", "removed" or "inserted".
-
-    Args:
-        examples: rows of ``hf_vub.reports.examples.text_examples``, each with its ``attack``.
-    """
-    return [{**example, "parts": _parts(example)} for example in examples]
+def mean_std(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and the standard deviation (n - 1; 0 for a single value)."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def marked_texts_markdown(examples: Sequence[Mapping[str, Any]]) -> str:
-    """Table 3 in Markdown: inserted words bold and underlined, removed ones struck through."""
-    marks = {"same": ("", ""), "removed": ("<del>", "</del>"), "inserted": ("<u>**", "**</u>")}
-    lines = ["| attack | class | taken for | text |", "|---|---|---|---|"]
-    for example in marked_texts(examples):
-        cells = [escape_markdown(example[name]) for name in ("attack", "label", "prediction")]
-        parts = [f"{marks[kind][0]}{escape_markdown(text)}{marks[kind][1]}" for kind, text in example["parts"]]
-        lines.append("| " + " | ".join([*cells, " ".join(parts)]) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _parts(example: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The words of two texts as runs of same, removed and inserted ones; long unchanged runs are cut."""
-    before, after = example["original"].split(), example["perturbed"].split()
-    parts: list[tuple[str, str]] = []
-    blocks = difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
-    for place, (kind, a, b, c, d) in enumerate(blocks):
-        if kind == "equal":
-            words = before[a:b]
-            first = [] if place == 0 else words[:_CONTEXT]
-            last = [] if place == len(blocks) - 1 else words[-_CONTEXT:]
-            shown = words if len(words) <= len(first) + len(last) else [*first, "[...]", *last]
-            parts.append(("same", " ".join(shown)))
-            continue
-        if b > a:
-            parts.append(("removed", " ".join(before[a:b])))
-        if d > c:
-            parts.append(("inserted", " ".join(after[c:d])))
-    return parts
+def mean_and_spread(values: Sequence[float], percent: bool) -> str:
+    """Return mean ± standard deviation; percentages get a second decimal where the deviation needs one."""
+    mean, deviation = mean_std(values)
+    form = (".2%" if 0 < deviation < 5e-4 else ".1%") if percent else ".3g"
+    spread = f" ± {deviation:{form if percent else '.2g'}}"
+    return f"{mean:{form}}" + (spread if len(values) > 1 else "")
 
 
 def power(beta: float) -> str:
-    """A power of ten as 10 with its exponent, any other number as it is, and 0 as "-"."""
+    """Return a power of ten as 10 with its exponent, any other number as it is, and 0 as "-"."""
     if beta <= 0:
         return "-" if beta == 0 else f"{beta:g}"
-    power = math.log10(beta)
-    if abs(power - round(power)) > 1e-9:
+    exponent = math.log10(beta)
+    if abs(exponent - round(exponent)) > 1e-9:
         return f"{beta:g}"
-    return "10" + str(round(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return "10" + str(round(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def budget_name(epsilon: float) -> str:
-    """A budget as people write it: in steps of 1/255 where it is a whole number of these, else as a decimal."""
+    """Return a budget as people write it: in steps of 1/255 if it is a whole number of them, else as a decimal."""
     steps = epsilon * 255
     return f"{steps:.0f}/255" if abs(steps - round(steps)) < 1e-6 and round(epsilon, 3) != epsilon else f"{epsilon:g}"
 
 
 def _latex(text: str) -> str:
-    """A cell for LaTeX, whatever is in it."""
+    """Return the text of a cell with everything escaped that LaTeX would interpret."""
     special = {
         "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
         "β": r"$\beta$", "<": r"$<$", ">": r"$>$", "|": r"$|$",
     }  # fmt: skip
     powers = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
-    cell, power = "", ""
+    cell, exponent = "", ""
     for sign in text + "\0":
         if sign in "⁻⁰¹²³⁴⁵⁶⁷⁸⁹":
-            power += sign
+            exponent += sign
             continue
-        if power:
-            cell, power = cell + f"$^{{{power.translate(powers)}}}$", ""
+        if exponent:
+            cell, exponent = cell + f"$^{{{exponent.translate(powers)}}}$", ""
         cell += special.get(sign, sign) if sign != "\0" else ""
     return cell

@@ -101,6 +101,7 @@ _KINDS: dict[str, type[Result] | type[Quickstart]] = {
     "image_attack": ImageAttackResult,
     "masking_report_card": ReportCard,
     "reproduction": Reproduction,
+    "comparison": Reproduction,
     "benchmark": Benchmark,
     "quickstart": Quickstart,
 }

@@ -35,6 +35,8 @@ class DataSummary(Part):
     """H(Y) of the training labels in nats."""
     data_rows: str | None = None
     """Which rows were trained, selected and tested on, in words."""
+    seen_by_backbone: dict[str, int] | None = None
+    """Rows of each split that the backbone was trained or selected on; None where its checkpoint has no record."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -171,12 +173,14 @@ class Examples(Part):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Choice(Part):
-    """The point of the grid with the highest mean accuracy of an objective."""
+    """The best point of the grid of an objective."""
 
     beta: float
     entropy_weight: float
     on: str
     """The rows that decided: "validation" or "test"."""
+    by: str | None = None
+    """The metric that decided: "accuracy" (the highest mean wins) or "nll" (the lowest)."""
     accuracy: float
     """Mean over seeds, on those rows."""
     run: HeadSettings
@@ -226,9 +230,9 @@ class ClaimVerdict(Part):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reproduction(Result):
-    """Everything that a reproduction reports."""
+    """Everything that a reproduction of the paper, or a comparison on one's own data, reports."""
 
-    kind: Literal["reproduction"] = "reproduction"
+    kind: Literal["reproduction", "comparison"] = "reproduction"
     experiment: str
     task: Literal["text", "image"]
     model: str
