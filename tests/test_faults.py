@@ -11,7 +11,7 @@ from transformers import AutoModelForImageClassification, BertConfig, BertForSeq
 
 from helpers import killing
 from hf_vub.data.synthetic import reviews, word_tokenizer
-from hf_vub.runs.files import claim, read_json, read_records
+from hf_vub.runs.files import lock_folder, read_json, read_records
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 pytest.importorskip("matplotlib", reason="the report needs matplotlib")
@@ -150,7 +150,7 @@ def test_killed_at_random_and_stopped_once_a_training_ends_as_if_it_had_not_been
 def test_of_two_attacks_in_one_folder_one_works(scripts, models, tmp_path):
     """The other one refuses in a sentence, and works when it is asked again."""
     runs = killing.Runs(scripts, command("attack_image", models), tmp_path / "run")
-    with claim(tmp_path / "run" / "out"):
+    with lock_folder(tmp_path / "run" / "out"):
         second = runs.start()
         second.join(killing.PATIENCE)
     assert second.exitcode == 2

@@ -144,7 +144,7 @@ def test_a_folder_that_cannot_be_written_to_is_named_at_once(where, tmp_path):
     with pytest.raises(OSError, match="file"):
         train_heads(torch.randn(4, 2), torch.arange(4) % 2, [HeadRun()], num_labels=2, epochs=1, checkpoint_dir=place)
     with pytest.raises(OSError, match="file"):
-        results.claim(place)
+        results.lock_folder(place)
 
 
 class Broken(torch.utils.data.Dataset):

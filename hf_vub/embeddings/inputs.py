@@ -10,7 +10,7 @@ import torch
 from datasets.fingerprint import Hasher
 from torch import Tensor
 
-from ..runs.digests import _content_digest, _processing_digest, digest
+from ..runs.digests import rows_digest, processing_digest, digest
 
 TEXT_COLUMNS = ("text", "sentence", "content")
 IMAGE_COLUMNS = ("image", "img")
@@ -82,8 +82,8 @@ class ModelInputs:
     def digest(self) -> str:
         """sha256 of the rows' content and of everything that turns them into inputs."""
         transform = self.dataset.format["format_kwargs"] if self.dataset.format["type"] == "custom" else None
-        content = _content_digest(self.dataset, [*self.columns, self.label_column])
-        processing = _processing_digest(self.processing_class) if self.raw_column is not None else None
+        content = rows_digest(self.dataset, [*self.columns, self.label_column])
+        processing = processing_digest(self.processing_class) if self.raw_column is not None else None
         return digest(content, self.columns, Hasher.hash(transform), processing, self.max_length, self.pad_token_id)
 
     def prepare(self) -> tuple[datasets.Dataset, np.ndarray | None]:

@@ -1,7 +1,8 @@
-"""What a run leaves on disk: atomic files, records that a killed run resumes from, and where numbers come from.
+"""The files of a run: atomic JSON and records that a killed run resumes from, typed results, and provenance.
 
-Start with ``files`` (JSON and JSON lines), then ``run_log`` (one record per example) and ``provenance`` (versions,
-commit and the command with its secrets masked). This wing never computes a metric.
+Start with ``schema`` (a dataclass per kind of result), then ``files`` (JSON, JSON lines, the lock of a folder),
+``run_log`` (one record per example) and ``provenance`` (versions, commit and the command with its secrets masked).
+This wing never computes a metric.
 """
 
 import lazy_loader

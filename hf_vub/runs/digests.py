@@ -1,10 +1,9 @@
-"""Digests (sha256) of rows, processors and weights, which identify runs and cached features."""
+"""Digests of tensors, weights, rows and processors: the one home of what identifies runs and cached features."""
 
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import datasets
 import pyarrow as pa
@@ -12,51 +11,74 @@ import torch
 from datasets.fingerprint import Hasher
 from torch import Tensor, nn
 
-
-def weights_digest(model: nn.Module | None) -> str:
-    """A short hash of all weights, so that records of a model that was trained further are never resumed."""
-    digest = hashlib.blake2b(digest_size=8)
-    tensors: dict[str, Tensor] = {} if model is None else model.state_dict()
-    for name, tensor in tensors.items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+_ROWS = 8192
+"""Rows that are read at once, so that memory-mapped tensors stay on disk."""
 
 
-def digest(*parts: Any) -> str:
-    """sha256 of the parts, which must be what JSON can hold."""
+def digest(*parts: object) -> str:
+    """Return the sha256 of parts that JSON can hold; others count as their string."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _content_digest(dataset: datasets.Dataset, columns: Sequence[str]) -> str:
-    """sha256 of the rows as they are in Arrow; of an image that is a path to a file, its size and time of change."""
+def examples_digest(*parts: object) -> str:
+    """Return a short sha256 of the row numbers, inputs and labels of a sample, as result JSON holds it (``rows``)."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def tensor_digest(first: Tensor, *others: Tensor) -> str:
+    """Return the sha256 of the first tensor's dtype and shape and of all values, read in blocks of rows."""
+    content = hashlib.sha256(f"{first.dtype} {tuple(first.shape)}".encode())
+    for tensor in (first, *others):
+        for block in _blocks(tensor):
+            content.update(block)
+    return content.hexdigest()
+
+
+def weights_digest(model: nn.Module | None) -> str:
+    """Return a short BLAKE2b of the names and values of all weights, which tells a model that was trained further."""
+    content = hashlib.blake2b(digest_size=8)
+    for name, tensor in ({} if model is None else model.state_dict()).items():
+        content.update(name.encode())
+        for block in _blocks(tensor.detach()):
+            content.update(block)
+    return content.hexdigest()
+
+
+def _blocks(tensor: Tensor) -> Iterator[memoryview]:
+    """Yield the bytes of a tensor."""
+    for block in tensor.split(_ROWS) if tensor.ndim else (tensor,):
+        yield block.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def rows_digest(dataset: datasets.Dataset, columns: Sequence[str]) -> str:
+    """Return the sha256 of the columns as they are in Arrow; an image file counts by its size and modification time."""
     content = hashlib.sha256()
     content.update(str({name: dataset.features[name] for name in columns}).encode())
+    images = [name for name in columns if isinstance(dataset.features[name], datasets.Image)]
     for table in dataset.select_columns(list(columns)).with_format("arrow").iter(batch_size=256):
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.schema.remove_metadata()) as stream:
             stream.write_table(table.replace_schema_metadata().combine_chunks())
         content.update(sink.getvalue())
-        for column in columns:
-            if isinstance(dataset.features[column], datasets.Image):
-                for image in table[column].to_pylist():
-                    if image and image["bytes"] is None and image["path"] and os.path.exists(image["path"]):
-                        status = os.stat(image["path"])
-                        content.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+        for image in (image for name in images for image in table[name].to_pylist()):
+            if image and image["bytes"] is None and image["path"] and os.path.exists(image["path"]):
+                status = os.stat(image["path"])
+                content.update(f"{status.st_size} {status.st_mtime_ns}".encode())
     return content.hexdigest()
 
 
-def _processing_digest(processing_class: Any) -> str:
-    """sha256 of a tokenizer's or an image processor's whole configuration."""
+def processing_digest(processing_class: object) -> str:
+    """Return the sha256 of the whole configuration of a tokenizer or an image processor."""
+    name = type(processing_class).__name__
     backend = getattr(processing_class, "backend_tokenizer", None)
     if backend is not None:
         state = json.loads(backend.to_str())
-        # Left behind by the last call, and set again by every one of ours.
+        # The last call leaves these behind, and every call of ours sets them anew.
         state.pop("truncation", None)
         state.pop("padding", None)
-        return digest(type(processing_class).__name__, state)
-    if hasattr(processing_class, "get_vocab"):
-        return digest(type(processing_class).__name__, processing_class.get_vocab(), processing_class.init_kwargs)
+        return digest(name, state)
+    if hasattr(processing_class, "get_vocab") and hasattr(processing_class, "init_kwargs"):
+        return digest(name, processing_class.get_vocab(), processing_class.init_kwargs)
     if hasattr(processing_class, "to_dict"):
-        return digest(type(processing_class).__name__, processing_class.to_dict())
+        return digest(name, processing_class.to_dict())
     return str(Hasher.hash(processing_class))

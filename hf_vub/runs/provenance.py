@@ -1,4 +1,4 @@
-"""What every result says of its making: versions, commit, and the command with its secrets masked."""
+"""How a result was made: versions, commit, and the command with its secrets masked."""
 
 import platform
 import re
@@ -6,13 +6,14 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Literal, TypedDict
 
 SCHEMA: Final = 1
 
-_TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
+_TOKEN = re.compile(r"hf_oauth_[\w.-]{16,}|(hf_|api_org_)[A-Za-z0-9]{16,}")
 _SECRET = re.compile(r"(^|[-_])(token|secret|password|passwd|api[-_]?key)$", re.IGNORECASE)
 
 _PACKAGES = (
@@ -31,18 +32,16 @@ _PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the installed packages that can change a number, by package name."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the installed packages that can change a number, by package name."""
+    installed = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            installed[package] = version(package)
+    return installed
 
 
 def command() -> str:
-    """The shell command that started this process, secrets masked, its program relative to the working directory."""
+    """Return the command that started this process, secrets masked, its program relative to the working directory."""
     program = sys.argv[0] if sys.argv else ""
     path = Path(program)
     if path.is_absolute():
@@ -52,12 +51,12 @@ def command() -> str:
 
 
 def mask(text: str) -> str:
-    """The text with ``***`` in the place of every Hugging Face access token."""
+    """Replace every Hugging Face access token in a text by ``***``."""
     return _TOKEN.sub("***", text)
 
 
 def mask_options(words: Sequence[str]) -> list[str]:
-    """The words of a command with ``***`` in the place of access tokens and of the values of secret options.
+    """Replace access tokens, and the values of secret options, in the words of a command by ``***``.
 
     Example:
         >>> mask_options(["--hub_token", "abc", "--api-key=abc", "--batch_tokens", "64"])
@@ -77,7 +76,7 @@ def mask_options(words: Sequence[str]) -> list[str]:
 
 
 def commit() -> str | None:
-    """The commit of the checkout that this package runs from (with ``+`` when it has changes), or None outside one."""
+    """Return the commit of this package's checkout, with ``+`` where it has changes, or None outside a checkout."""
     folder = Path(__file__).resolve().parent
     try:
         described = subprocess.run(
@@ -92,6 +91,15 @@ def commit() -> str | None:
     return described.stdout.strip() or None
 
 
-def provenance() -> dict[str, Any]:
-    """Schema, versions, command and commit: what every result JSON carries so that it can be produced again."""
+class Provenance(TypedDict):
+    """Result of ``provenance``."""
+
+    schema: Literal[1]
+    versions: dict[str, str]
+    command: str
+    commit: str | None
+
+
+def provenance() -> Provenance:
+    """Return schema, versions, command and commit, which every result JSON carries so that it can be made again."""
     return {"schema": SCHEMA, "versions": versions(), "command": command(), "commit": commit()}

@@ -17,8 +17,8 @@ from ..metrics.classification import classification_metrics
 from ..model.configuration_vub import Objective
 from ..model.information import label_entropy
 from ..model.loading import TASKS, Task
-from ..runs.digests import _processing_digest, weights_digest
-from ..runs.files import claim, write_json
+from ..runs.digests import processing_digest, weights_digest
+from ..runs.files import lock_folder, write_json
 from ..runs.schema import TrainResult
 from .arguments import VANILLA, DataArguments, ModelArguments, VUBTrainingArguments, check_choice, choose_defaults
 from .checkpoints import SETTINGS_FILE, check_settings, decisive_arguments, resume_point
@@ -75,12 +75,12 @@ def fine_tune(task: Task, model: ModelArguments, data: DataArguments, training: 
     settings |= {
         "data_digest": splits.digest,
         "model_digest": weights_digest(classifier.network),
-        "processor_digest": _processing_digest(classifier.processor),
+        "processor_digest": processing_digest(classifier.processor),
     }
     if checkpoint is not None:
         check_settings(checkpoint, settings)
     trainer, test_rows = _trainer(task, classifier, splits, model, data, training)
-    with claim(output) if trainer.is_world_process_zero() else nullcontext():
+    with lock_folder(output) if trainer.is_world_process_zero() else nullcontext():
         if training.max_steps > 0 or training.num_train_epochs > 0:
             if trainer.is_world_process_zero():
                 write_json(output / SETTINGS_FILE, settings)
