@@ -1,12 +1,15 @@
-"""What a VUB checkpoint remembers: its backbone, its bottleneck and its objective."""
+"""Configuration of a VUB checkpoint: its backbone, its bottleneck and its objective."""
 
 import copy
+import difflib
 import math
+from collections.abc import Iterable
 from enum import Enum
 from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
+from .pooling import POOLINGS
 from .trust import refuse_code
 
 
@@ -19,7 +22,7 @@ class Objective(str, Enum):
 
     @classmethod
     def parse(cls, name: str) -> "Objective":
-        """The objective called ``name``; raises ValueError with the names that exist."""
+        """Return the objective called ``name``; raise ValueError with the names that exist."""
         try:
             return cls(name)
         except ValueError:
@@ -28,23 +31,27 @@ class Objective(str, Enum):
 
 
 class VUBConfig(PretrainedConfig):
-    r"""Configuration of a classifier with an information bottleneck in the place of its last linear layer.
+    r"""Configuration of a classifier with an information bottleneck instead of its last linear layer.
 
     Args:
         backbone_config: configuration (or its dictionary, with ``model_type``) of the stock classification model.
         objective: "ce", "vib" or "vub": the loss that ``forward`` returns, see :mod:`hf_vub.model.objectives`.
         beta: weight of the rate, at least 0.
         entropy_weight: weight of the min term of vub, at least 0; 1 is the paper's.
-        label_entropy: H(Y) of the training labels in nats; None stands for log(num_labels), balanced classes.
-        latent_size: size of z; None stands for half the feature size.
+        label_entropy: H(Y) of the training labels in nats; None means log(num_labels), balanced classes.
+        latent_size: size of z; None means half the feature size.
         num_train_samples: draws of z per sample while training, at least 1.
         num_eval_samples: draws in evaluation; 0 is one deterministic pass through the mean.
-        freeze_backbone: train the head alone, the backbone staying in evaluation mode.
-        encoder_relu: a ReLU on the encoder's output too, as the paper's text has it.
-        kwargs: what every configuration takes: ``num_labels``, ``id2label``, ``label2id``, ...
+        freeze_backbone: train the head alone; the backbone stays in evaluation mode.
+        encoder_relu: put a ReLU on the encoder's output too, as the paper's text says.
+        pooling: how the features of a text are made from its tokens: "stock" is the stock classifier's own way, "cls"
+            the first token's last hidden state, "mean" the average and "last" the last token's. "auto" becomes "stock";
+            only ``from_pretrained`` of a sentence encoder finds another (:mod:`hf_vub.model.pooling`).
+        kwargs: fields of every configuration: ``num_labels``, ``id2label``, ``label2id``, ...
 
     Raises:
         ValueError: for any value outside these ranges, and for regression or multi-label problems.
+        TypeError: for a misspelt field.
 
     Example:
         >>> from transformers import BertConfig
@@ -75,20 +82,22 @@ class VUBConfig(PretrainedConfig):
         num_eval_samples: int = 0,
         freeze_backbone: bool = False,
         encoder_relu: bool = False,
+        pooling: str = "auto",
         **kwargs: Any,
     ):
+        refuse_misspelt(type(self).__name__, kwargs)
         if isinstance(backbone_config, dict):
             if "model_type" not in backbone_config:
                 raise ValueError(f"backbone_config has the keys {sorted(backbone_config)}; it needs 'model_type' too")
             refuse_code(backbone_config, "a VUB checkpoint")
-            # from_dict and not the constructor: timm's configuration translates its class names there.
+            # from_dict instead of the constructor: timm's configuration translates its class names there.
             config_class = type(AutoConfig.for_model(backbone_config["model_type"]))
             backbone_config = config_class.from_dict(copy.deepcopy(backbone_config))
         elif backbone_config is not None and not isinstance(backbone_config, PretrainedConfig):
             raise TypeError(f"backbone_config is a {type(backbone_config).__name__}; it must be a configuration")
         if not isinstance(kwargs.get("id2label", {}), dict | None):
             raise TypeError(f"id2label is {kwargs['id2label']!r}; it must name the classes by their numbers")
-        self.backbone_config = backbone_config
+        self.backbone_config: PretrainedConfig | None = backbone_config
         self.objective = Objective.parse(objective).value
         self.beta = _number("beta", beta)
         self.entropy_weight = _number("entropy_weight", entropy_weight)
@@ -98,6 +107,9 @@ class VUBConfig(PretrainedConfig):
         self.num_eval_samples = _integer("num_eval_samples", num_eval_samples, 0)
         self.freeze_backbone = bool(freeze_backbone)
         self.encoder_relu = bool(encoder_relu)
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling is {pooling!r}; it must be one of {', '.join(map(repr, POOLINGS))}")
+        self.pooling = pooling
         super().__init__(**kwargs)
         self.validate_problem()
 
@@ -108,11 +120,11 @@ class VUBConfig(PretrainedConfig):
         return super().from_dict(config_dict, **kwargs)
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """What differs from the defaults; all of it without a backbone, over whose absence transformers 4 stumbles."""
+        """Return the fields that differ from the defaults, or all where transformers 4 fails: without a backbone."""
         return self.to_dict() if self.backbone_config is None else super().to_diff_dict()
 
     def validate_problem(self) -> None:
-        """Raise ValueError unless this is a single-label problem with classes enough and a possible H(Y)."""
+        """Raise ValueError unless this is a single-label problem of two or more classes with a possible H(Y)."""
         if self.problem_type not in (None, "single_label_classification"):
             raise ValueError(
                 f"problem_type is {self.problem_type!r}; the bottleneck objectives are defined for "
@@ -128,8 +140,27 @@ class VUBConfig(PretrainedConfig):
 
     @property
     def entropy_cap(self) -> float:
-        """H(Y) in nats: ``label_entropy``, or log(num_labels) where it is not known."""
+        """H(Y) in nats: ``label_entropy``, or log(num_labels) where that is None."""
         return math.log(self.num_labels) if self.label_entropy is None else self.label_entropy
+
+
+def config_fields() -> tuple[str, ...]:
+    """Return the keywords that belong to VUBConfig and not to the backbone."""
+    code = VUBConfig.__init__.__code__
+    return (*code.co_varnames[2 : code.co_argcount], "num_labels", "id2label", "label2id", "problem_type")
+
+
+def refuse_misspelt(caller: str, names: Iterable[str]) -> None:
+    """Raise TypeError for a keyword that is almost, but not quite, a field of VUBConfig.
+
+    Args:
+        caller: what was called, for the message.
+        names: keywords that were given.
+    """
+    for name in names:
+        near = difflib.get_close_matches(name, config_fields(), n=1, cutoff=0.8)
+        if near and near[0] != name:
+            raise TypeError(f"{caller} got the unexpected keyword {name!r}: did you mean {near[0]!r}?")
 
 
 def _number(name: str, value: Any) -> float:

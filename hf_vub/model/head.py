@@ -7,18 +7,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from .information import log_mean_probability, wide
+from .information import at_least_float32, log_mean_probability
 
 
 @dataclass
 class HeadOutput(ModelOutput):
-    """What the head makes of features.
+    """Output of the head.
 
     Attributes:
         mean: posterior means, shape (batch, latent_size).
         scale: posterior standard deviations, same shape.
-        logits: of the prediction, shape (batch, num_labels): through the mean, or averaged over the draws.
-        draws: logits of each draw, shape (draws, batch, num_labels); one row through the mean when nothing is sampled.
+        logits: the prediction, shape (batch, num_labels): through the mean, or averaged over the draws.
+        draws: logits of each draw, shape (draws, batch, num_labels); one draw, through the mean, without sampling.
     """
 
     mean: Tensor | None = None
@@ -27,13 +27,13 @@ class HeadOutput(ModelOutput):
     draws: Tensor | None = None
 
 
-class WideLinear(nn.Linear):
-    """A linear layer that computes in at least float32 whatever its weights are stored in, autocast included."""
+class Float32Linear(nn.Linear):
+    """A linear layer that computes in at least float32, whatever the dtype of its weights and of autocast."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features), in float32 or float64."""
-        bias = None if self.bias is None else wide(self.bias)
-        return F.linear(wide(input), wide(self.weight), bias)
+        bias = None if self.bias is None else at_least_float32(self.bias)
+        return F.linear(at_least_float32(input), at_least_float32(self.weight), bias)
 
 
 class VUBHead(nn.Module):
@@ -44,15 +44,15 @@ class VUBHead(nn.Module):
         z = \mu + \sigma\odot\epsilon,\ \epsilon\sim N(0, I), \quad \mathrm{logits} = W_3 z
 
     While training, z is sampled ``num_train_samples`` times; in evaluation it is the mean unless ``num_eval_samples``
-    asks for draws, whose probabilities are then averaged.
+    asks for draws; their probabilities are then averaged.
 
     Args:
-        feature_size: size of the features.
-        num_labels: how many classes.
+        feature_size: number of features.
+        num_labels: number of classes.
         latent_size: size of z; by default half the feature size, as in the paper.
         num_train_samples: draws of z per sample while training, at least 1.
         num_eval_samples: draws in evaluation; 0 is one deterministic pass through the mean.
-        encoder_relu: the letter of the paper, which puts a ReLU after the second linear layer too (no negative means).
+        encoder_relu: put a ReLU after the second linear layer too, as the paper's text says (no negative means).
 
     Example:
         >>> head = VUBHead(feature_size=768, num_labels=2).eval()
@@ -76,23 +76,27 @@ class VUBHead(nn.Module):
         self.num_labels = num_labels
         self.num_train_samples = num_train_samples
         self.num_eval_samples = num_eval_samples
-        # The names are unlike any inside a backbone: they are what keeps the head in float32 when a checkpoint loads.
+        # No backbone has parts of these names: by them a loading checkpoint keeps the head in float32.
         self.bottleneck_encoder = nn.Sequential(
-            WideLinear(feature_size, feature_size),
+            Float32Linear(feature_size, feature_size),
             nn.ReLU(),
-            WideLinear(feature_size, 2 * latent_size),
+            Float32Linear(feature_size, 2 * latent_size),
             nn.ReLU() if encoder_relu else nn.Identity(),
         )
-        self.bottleneck_decoder = WideLinear(latent_size, num_labels)
+        self.bottleneck_decoder = Float32Linear(latent_size, num_labels)
 
     def reset_parameters(self) -> None:
-        """Draw every weight anew, as torch initialises a linear layer: uniform within 1/sqrt(fan_in)."""
+        """Initialise every weight as torch does for a linear layer: uniform within 1/sqrt(fan_in)."""
         for module in self.modules():
-            if isinstance(module, WideLinear):
+            if isinstance(module, Float32Linear):
                 module.reset_parameters()
 
     def posterior(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of e(z|x), each (batch, latent_size), from features (batch, feature_size)."""
+        """Return mean and standard deviation of e(z|x), each (batch, latent_size), of features (batch, feature_size).
+
+        Raises:
+            ValueError: for another number of features.
+        """
         if features.shape[-1] != self.feature_size:
             raise ValueError(
                 f"features have {features.shape[-1]} columns, this head was built for feature_size={self.feature_size}"
@@ -101,14 +105,14 @@ class VUBHead(nn.Module):
         return mean, F.softplus(raw_scale)
 
     def classify(self, latent: Tensor) -> Tensor:
-        """Logits (..., num_labels) of latent codes (..., latent_size)."""
+        """Return the logits (..., num_labels) of latent codes (..., latent_size)."""
         return self.bottleneck_decoder(latent)
 
     def forward(self, features: Tensor, num_samples: int | None = None) -> HeadOutput:
-        """Posterior, draws and logits of features (batch, feature_size).
+        """Return posterior, draws and logits of features (batch, feature_size).
 
         Args:
-            features: any floating dtype; the head computes in at least float32.
+            features: of any floating dtype; the head computes in at least float32.
             num_samples: draws of z, 0 for the mean; None follows the training mode.
         """
         if num_samples is None:

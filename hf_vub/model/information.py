@@ -14,13 +14,13 @@ from torch import Tensor
 NATS_PER_BIT = math.log(2.0)
 
 
-def wide(tensor: Tensor) -> Tensor:
-    """The tensor in at least float32: sums of logarithms and exponentials lose their meaning in half precision."""
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Return the tensor in float32, or float64 where it is: sums of logarithms lose their meaning in half precision."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def gaussian_rate(mean: Tensor, scale: Tensor) -> Tensor:
-    r"""Rate of a diagonal Gaussian posterior: its divergence from the standard normal prior, in nats.
+    r"""Return the rate of a diagonal Gaussian posterior: its divergence from the standard normal prior, in nats.
 
     .. math:: R(x) = D_{KL}(e(z|x) \| N(0, I)) = \tfrac12 \sum_j (\mu_j^2 + \sigma_j^2 - 1 - 2\log\sigma_j)
 
@@ -38,12 +38,14 @@ def gaussian_rate(mean: Tensor, scale: Tensor) -> Tensor:
         >>> gaussian_rate(torch.zeros(1, 4), torch.ones(1, 4))
         tensor([0.])
     """
-    mean, scale = wide(mean), wide(scale)
+    mean, scale = at_least_float32(mean), at_least_float32(scale)
     return 0.5 * (mean.square() + scale.square() - 1.0 - 2.0 * _log(scale)).sum(-1)
 
 
 def gaussian_entropy(scale: Tensor) -> Tensor:
-    r"""Differential entropy of a diagonal Gaussian, in nats: :math:`H = \sum_j \log\sigma_j + \tfrac d2\log(2\pi e)`.
+    r"""Return the differential entropy of a diagonal Gaussian, in nats.
+
+    .. math:: H = \sum_j \log\sigma_j + \tfrac d2\log(2\pi e)
 
     With ``scale = 1`` it is the entropy H(R) of the prior, so ``H(R) - mean(H(Z|x))`` is the estimate of I(Z;X) that
     the paper plots in Figure 3.
@@ -54,17 +56,19 @@ def gaussian_entropy(scale: Tensor) -> Tensor:
     Returns:
         Entropy per sample, shape (...). Differential entropies may be negative.
     """
-    scale = wide(scale)
+    scale = at_least_float32(scale)
     return _log(scale).sum(-1) + prior_entropy(scale.shape[-1])
 
 
 def prior_entropy(latent_size: int) -> float:
-    r"""Differential entropy H(R) of the prior N(0, I), in nats: :math:`\tfrac d2\log(2\pi e)`."""
+    r"""Return the differential entropy H(R) of the prior N(0, I), in nats: :math:`\tfrac d2\log(2\pi e)`."""
     return 0.5 * latent_size * math.log(2.0 * math.pi * math.e)
 
 
 def categorical_entropy(logits: Tensor) -> Tensor:
-    r"""Entropy of the classifier's distribution, in nats: :math:`H(c) = -\sum_k c_k\log c_k`, ``c = softmax(logits)``.
+    r"""Return the entropy of the classifier's distribution, in nats.
+
+    .. math:: H(c) = -\sum_k c_k\log c_k, \quad c = \mathrm{softmax}(\mathrm{logits})
 
     Written with log-softmax, whose gradient is finite for logits of any finite size.
 
@@ -74,12 +78,12 @@ def categorical_entropy(logits: Tensor) -> Tensor:
     Returns:
         Entropy per sample, shape (...), between 0 and log(num_labels).
     """
-    log_probabilities = F.log_softmax(wide(logits), dim=-1)
+    log_probabilities = F.log_softmax(at_least_float32(logits), dim=-1)
     return -(log_probabilities.exp() * log_probabilities).sum(-1)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    r"""Cross-entropy of the label under the classifier, in nats: :math:`-\log c(y|z)`, the distortion.
+    r"""Return the cross-entropy of the label under the classifier, in nats: :math:`-\log c(y|z)`, the distortion.
 
     Args:
         logits: shape (..., num_labels).
@@ -88,20 +92,20 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         Cross-entropy per sample, shape (...).
     """
-    log_probabilities = F.log_softmax(wide(logits), dim=-1)
+    log_probabilities = F.log_softmax(at_least_float32(logits), dim=-1)
     labels = labels.expand(log_probabilities.shape[:-1]).unsqueeze(-1)
     return -log_probabilities.gather(-1, labels).squeeze(-1)
 
 
 def label_entropy(labels: Tensor, num_labels: int) -> float:
-    r"""Entropy H(Y) of the empirical label distribution, in nats: :math:`-\sum_k \hat p_k\log\hat p_k`.
+    r"""Return the entropy H(Y) of the empirical label distribution, in nats: :math:`-\sum_k \hat p_k\log\hat p_k`.
 
     Args:
-        labels: integers in [0, num_labels), any shape, not empty.
-        num_labels: how many classes there are.
+        labels: integers in [0, num_labels), of any shape, at least one.
+        num_labels: number of classes.
 
     Raises:
-        ValueError: if there are no labels or one is out of range.
+        ValueError: without labels, or for one out of range.
 
     Example:
         >>> round(label_entropy(torch.tensor([0, 1, 1, 0]), 2), 4)
@@ -120,7 +124,9 @@ def label_entropy(labels: Tensor, num_labels: int) -> float:
 
 
 def log_mean_probability(logits: Tensor) -> Tensor:
-    r"""Logits of the average classifier over draws: :math:`\log\tfrac1k\sum_i \mathrm{softmax}(\mathrm{logits}_i)`.
+    r"""Return the logits of the average classifier over k draws.
+
+    .. math:: \log\tfrac1k\sum_{i=1}^k \mathrm{softmax}(\mathrm{logits}_i)
 
     Args:
         logits: one row per draw, shape (draws, ..., num_labels).
@@ -130,7 +136,7 @@ def log_mean_probability(logits: Tensor) -> Tensor:
     """
     if logits.shape[0] == 1:
         return logits[0]
-    return torch.logsumexp(F.log_softmax(wide(logits), dim=-1), dim=0) - math.log(logits.shape[0])
+    return torch.logsumexp(F.log_softmax(at_least_float32(logits), dim=-1), dim=0) - math.log(logits.shape[0])
 
 
 def _log(scale: Tensor) -> Tensor:

@@ -1,18 +1,23 @@
-"""Classifiers with an information bottleneck in the place of their last linear layer.
+"""Classifiers with an information bottleneck instead of their last linear layer.
 
-The stock classification model stays whole, its own pooling and dense layers included; its last linear layer becomes an
-identity, so that what it calls logits are the features. :class:`~hf_vub.model.head.VUBHead` turns these into logits.
+The stock classification model stays whole, its own pooling and dense layers included. Its last linear layer becomes an
+identity, so its logits are the features, and :class:`~hf_vub.model.head.VUBHead` turns these into logits. With another
+``pooling`` the backbone is the plain encoder, whose token states are pooled into the features.
 """
 
 import copy
 import inspect
+import logging
+import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal, TypeVar, overload
 
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import (
+    CONFIG_MAPPING,
+    AutoModel,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     PretrainedConfig,
@@ -20,13 +25,17 @@ from transformers import (
 )
 from transformers.utils import ModelOutput, PushToHubMixin
 
-from .configuration_vub import VUBConfig
-from .head import VUBHead, WideLinear
-from .hub import told_push
+from .configuration_vub import VUBConfig, config_fields, refuse_misspelt
+from .head import Float32Linear, VUBHead
 from .information import gaussian_entropy
 from .objectives import objective_loss, objective_terms
+from .pooling import pool, prepare_encoder, saved_pooling, token_mask
 from .timm_processing import save_timm_image_processor
-from .trust import read_config
+from .trust import HUB_OPTIONS, clear_errors, read_config
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T", bound="VUBPreTrainedModel")
 
 _ALIGNMENT = 64  # bytes, what torch gives the tensors that it makes itself
 
@@ -36,14 +45,14 @@ class VUBOutput(ModelOutput):
     """Output of a VUB classifier; everything but the loss has one row per sample.
 
     Attributes:
-        loss: mean of the objective over the batch, in nats; with labels only.
+        loss: mean of the objective over the batch, in nats; only with labels.
         logits: shape (batch, num_labels), float32.
-        rate: KL of the posterior from the prior, in nats, shape (batch,).
-        cross_entropy: of the labels, averaged over the draws of z, in nats, shape (batch,); with labels only.
+        rate: KL divergence of the posterior from the prior, in nats, shape (batch,).
+        cross_entropy: of the labels, averaged over the draws of z, in nats, shape (batch,); only with labels.
         entropy: H(c(y|z)) averaged over the draws, in nats, shape (batch,); the objective caps it at H(Y).
         posterior_entropy: differential entropy H(Z|x) in nats, shape (batch,).
-        hidden_states: of the backbone, when asked for.
-        attentions: of the backbone, when asked for.
+        hidden_states: of the backbone, with ``output_hidden_states=True``.
+        attentions: of the backbone, with ``output_attentions=True``.
     """
 
     loss: Tensor | None = None
@@ -57,13 +66,13 @@ class VUBOutput(ModelOutput):
 
 
 class VUBPreTrainedModel(PreTrainedModel):
-    """What the sequence and the image classifier share: construction, loading, freezing, features and the objective."""
+    """Base of the text and the image classifier: construction, loading, freezing, features and the objective."""
 
     config_class = VUBConfig
     base_model_prefix = ""
     # The objective is a mean over samples: the Trainer divides it by the accumulation steps itself.
     accepts_loss_kwargs = False
-    # Training the bottleneck in half precision loses its small updates, so it loads in float32 beside any backbone.
+    # In half precision the bottleneck would lose small updates, so it loads in float32 next to any backbone.
     _keep_in_fp32_modules_strict: Any = ["bottleneck_encoder", "bottleneck_decoder"]  # noqa: RUF012
     _no_split_modules: Any = ["VUBHead"]  # noqa: RUF012
     # The backbone checks for itself what it supports.
@@ -71,7 +80,8 @@ class VUBPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _stock_class: Any
+    _stock_class: ClassVar[Any]
+    _medium: ClassVar[str]
 
     def __init__(self, config: VUBConfig):
         super().__init__(config)
@@ -80,11 +90,17 @@ class VUBPreTrainedModel(PreTrainedModel):
                 "backbone_config is None: give VUBConfig the configuration of a classification model, "
                 "or wrap a checkpoint with from_pretrained"
             )
+        self._require_task(config.backbone_config.model_type, config.name_or_path or "backbone_config")
+        if config.pooling == "auto":
+            config.pooling = "stock"
         self.num_labels = config.num_labels
-        self.backbone = self._stock_class.from_config(config.backbone_config)
+        # Code of the backbone's own runs only where a caller has let it in before, which registers its class.
+        self.backbone: Any = self._backbone_class(config.pooling).from_config(
+            config.backbone_config, trust_remote_code=False
+        )
         self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing
         self.head = VUBHead(
-            feature_size=replace_classifier(self.backbone).in_features,
+            feature_size=self._prepare_backbone(self.backbone),
             num_labels=config.num_labels,
             latent_size=config.latent_size,
             num_train_samples=config.num_train_samples,
@@ -92,22 +108,45 @@ class VUBPreTrainedModel(PreTrainedModel):
             encoder_relu=config.encoder_relu,
         )
         self.post_init()
-        self._settle()
+        self._freeze_and_align()
         self.add_model_tags(["hf_vub", "information-bottleneck"])
 
     def _init_weights(self, module: nn.Module) -> None:
         # The backbone initialises itself; only the head is ours.
-        if isinstance(module, WideLinear):
+        if isinstance(module, Float32Linear):
             module.reset_parameters()
 
+    @overload
     @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls,
+    def from_pretrained(
+        cls: type[T],
+        pretrained_model_name_or_path: Any,
+        *model_args: Any,
+        config: Any = ...,
+        output_loading_info: Literal[False] = ...,
+        **kwargs: Any,
+    ) -> T: ...
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls: type[T],
+        pretrained_model_name_or_path: Any,
+        *model_args: Any,
+        config: Any = ...,
+        output_loading_info: Literal[True],
+        **kwargs: Any,
+    ) -> tuple[T, dict[str, Any]]: ...
+
+    @classmethod
+    def from_pretrained(
+        cls: type[T],
         pretrained_model_name_or_path: Any,
         *model_args: Any,
         config: Any = None,
+        output_loading_info: bool = False,
         **kwargs: Any,
-    ) -> Any:
+    ) -> T | tuple[T, dict[str, Any]]:
         """Load a VUB checkpoint, or wrap any encoder or classifier checkpoint in a new bottleneck.
 
         Args:
@@ -115,61 +154,95 @@ class VUBPreTrainedModel(PreTrainedModel):
                 the stock classification model is loaded and its last linear layer replaced by an untrained head.
             model_args: passed on to the stock ``from_pretrained``.
             config: a configuration to use instead of the checkpoint's.
-            kwargs: fields of :class:`VUBConfig` (``objective``, ``beta``, ``num_labels``, ``freeze_backbone``, ...) and
-                everything that ``PreTrainedModel.from_pretrained`` takes (``dtype``, ``device_map``, ``revision``,
-                ``attn_implementation``, ``token``, ...). ``dtype`` is "auto" by default: what was saved.
+            output_loading_info: return the loading report too.
+            kwargs: fields of :class:`VUBConfig` (``objective``, ``beta``, ``num_labels``, ``freeze_backbone``,
+                ``pooling``, ...) and everything that ``PreTrainedModel.from_pretrained`` takes (``dtype``,
+                ``device_map``, ``revision``, ``attn_implementation``, ``token``, ...). ``dtype`` is "auto" by default:
+                the saved one. ``pooling="auto"`` follows the ``1_Pooling`` of a sentence-transformers checkpoint and
+                is the stock classifier's own for any other; ``model.config.pooling`` and the log say which.
 
         Returns:
-            The model in evaluation mode; of a VUB checkpoint with ``output_loading_info=True`` also the loading report.
+            The model in evaluation mode; with ``output_loading_info=True`` the pair of it and the loading report.
 
         Raises:
-            ValueError: for options out of range, a configuration that asks for code (without
-                ``trust_remote_code=True``), or a VUB checkpoint that lacks weights or has others than its configuration
-                says.
+            ValueError: for options out of range, a checkpoint of the other task, a configuration that asks for code
+                (without ``trust_remote_code=True``), or a VUB checkpoint whose weights are missing or do not fit its
+                configuration.
+            TypeError: for an unknown keyword.
             OSError: if there is no such checkpoint.
         """
+        path = pretrained_model_name_or_path
+        refuse_misspelt(f"{cls.__name__}.from_pretrained", kwargs)
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", "auto")
-        content = _config_content(pretrained_model_name_or_path, config, kwargs)
-        if content.get("model_type") != VUBConfig.model_type:
-            options = {name: kwargs.pop(name) for name in _config_fields() if name in kwargs}
-            # Options that cannot be are found before a large checkpoint is read.
-            VUBConfig(**{"problem_type": content.get("problem_type"), **options})
-            return cls._wrap_stock(pretrained_model_name_or_path, *model_args, options=options, config=config, **kwargs)
-        with_info = kwargs.pop("output_loading_info", False)
+        kwargs.setdefault("trust_remote_code", False)  # None would ask on the terminal, and run code on a "y"
+        content = _config_content(path, config, kwargs)
+        kwargs |= {"config": config} if config is not None else {}
+        with clear_errors(path):
+            if content.get("model_type") == VUBConfig.model_type:
+                model, info = cls._load_ours(path, content, *model_args, **kwargs)
+            else:
+                options = {name: kwargs.pop(name) for name in config_fields() if name in kwargs}
+                # Impossible options are found before a large checkpoint is read.
+                VUBConfig(**{"problem_type": content.get("problem_type"), **options})
+                cls._require_task(str(content.get("model_type")), path)
+                model, info = cls._wrap_stock(path, content, options, *model_args, **kwargs)
+        model._freeze_and_align()
+        return (model, info) if output_loading_info else model
+
+    @classmethod
+    def _load_ours(
+        cls: type[T], path: Any, content: dict[str, Any], *model_args: Any, **kwargs: Any
+    ) -> tuple[T, dict[str, Any]]:
+        """Load a VUB checkpoint; return it with the loading report."""
+        asked, saved = kwargs.pop("pooling", "auto"), content.get("pooling", "stock")
+        if asked not in ("auto", saved):
+            raise ValueError(f"pooling is {asked!r}, and {path} was trained with {saved!r}: leave pooling out")
         try:
-            model, info = super().from_pretrained(
-                pretrained_model_name_or_path, *model_args, config=config, output_loading_info=True, **kwargs
-            )
+            model, info = super().from_pretrained(path, *model_args, output_loading_info=True, **kwargs)
         except RuntimeError as error:
             if "mismatch" not in str(error):
                 raise
             raise ValueError(
-                f"the weights of {pretrained_model_name_or_path} have other sizes than its configuration asks for "
+                f"the weights of {path} have other sizes than its configuration asks for "
                 f"(latent_size, num_labels or the backbone's): {' '.join(str(error).split())}"
             ) from error
         if info["missing_keys"]:
             missing = sorted(info["missing_keys"])
             raise ValueError(
-                f"the checkpoint {pretrained_model_name_or_path} lacks {len(missing)} weights ({missing[0]}, ...); "
+                f"the checkpoint {path} lacks {len(missing)} weights ({missing[0]}, ...); "
                 "it is damaged or was not saved by hf_vub"
             )
-        model._settle()
-        return (model, info) if with_info else model
+        return model, info
 
     @classmethod
-    def _wrap_stock(cls, path: Any, *model_args: Any, options: dict[str, Any], **kwargs: Any) -> Any:
-        kwargs.pop("output_loading_info", None)
-        backbone = cls._stock_class.from_pretrained(path, *model_args, **kwargs)
+    def _wrap_stock(
+        cls: type[T], path: Any, content: dict[str, Any], options: dict[str, Any], *model_args: Any, **kwargs: Any
+    ) -> tuple[T, dict[str, Any]]:
+        """Load a stock checkpoint into a new model; return it with the loading report."""
+        options["pooling"] = pooling = cls._choose_pooling(path, content, options.get("pooling", "auto"), kwargs)
+        try:
+            backbone, info = cls._backbone_class(pooling).from_pretrained(
+                path, *model_args, output_loading_info=True, **kwargs
+            )
+        except TypeError as error:
+            unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+            if unknown is None:
+                raise
+            raise TypeError(
+                f"{cls.__name__}.from_pretrained got the unexpected keyword {unknown[1]!r}: neither VUBConfig nor "
+                f"{content.get('model_type')!r} models have it"
+            ) from error
         stock = backbone.config
         if not {"num_labels", "id2label", "label2id"} & options.keys() or options.get("num_labels") == stock.num_labels:
             options = {"id2label": stock.id2label, "label2id": stock.label2id, **options}
             options.pop("num_labels", None)
         # The model is laid out without memory, on a copy of the configuration that construction may change, and then
-        # given the loaded backbone.
+        # gets the loaded backbone.
         with init_empty_weights():
             model = cls(VUBConfig(backbone_config=copy.deepcopy(stock), **options))
-        device = replace_classifier(backbone).weight.device
+        device = list(backbone.parameters())[-1].device
+        model._prepare_backbone(backbone)
         model.backbone, model.config.backbone_config, model.config.dtype = backbone, stock, backbone.dtype
         model.name_or_path = str(path)
         model.head.to_empty(device=device)
@@ -179,11 +252,48 @@ class VUBPreTrainedModel(PreTrainedModel):
                 f"backbone.{name}" if name else "backbone": where for name, where in backbone.hf_device_map.items()
             }
             model.hf_device_map = {**placed, "head": str(device)}  # type: ignore[assignment]
-        model._settle()
-        return model.eval()
+        _warn_of_untrained(path, sorted(set(info["missing_keys"]) & backbone.state_dict().keys()))
+        return model.eval(), info
 
-    def _settle(self) -> None:
-        """Freeze what is to be frozen, and put weights where kernels run as they do on freshly made ones.
+    @classmethod
+    def _choose_pooling(cls, path: Any, content: dict[str, Any], pooling: str, kwargs: dict[str, Any]) -> str:
+        """Return the pooling for a stock checkpoint, and log where "auto" took it from."""
+        classifies = any("Classification" in str(name) for name in content.get("architectures") or ())
+        if pooling == "auto" and cls._medium == "text" and not classifies:
+            hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs and name != "subfolder"}
+            found = saved_pooling(path, hub)
+            if found is not None:
+                logger.info("pooling of %s is %r, as its 1_Pooling/config.json says.", path, found)
+                return found
+        if pooling == "auto":
+            logger.info("pooling of %s is 'stock': what its %r classifier does.", path, content.get("model_type"))
+            return "stock"
+        return pooling
+
+    @classmethod
+    def _backbone_class(cls, pooling: str) -> Any:
+        """Return the Auto class of the backbone: a stock classifier, or the encoder whose states are pooled."""
+        if pooling != "stock" and cls._medium == "image":
+            raise ValueError(f"pooling is {pooling!r}; images have the stock model's own pooling: use 'auto'")
+        return cls._stock_class if pooling == "stock" else AutoModel
+
+    def _prepare_backbone(self, backbone: Any) -> int:
+        """Take the parts away that give no features, and return the number of features."""
+        if self.config.pooling == "stock":
+            return replace_classifier(backbone).in_features
+        return prepare_encoder(backbone, backbone.config, self.config.pooling)
+
+    @classmethod
+    def _require_task(cls, model_type: str, name: Any) -> None:
+        """Raise ValueError for a kind of model that this task has no stock classifier for."""
+        if model_type in CONFIG_MAPPING and CONFIG_MAPPING[model_type] not in cls._stock_class._model_mapping:
+            raise ValueError(
+                f"{name} is a {model_type!r} model, which does not classify {cls._medium}s: {cls.__name__} needs a "
+                f"backbone of {cls._stock_class.__name__}"
+            )
+
+    def _freeze_and_align(self) -> None:
+        """Freeze what ``freeze_backbone`` says, and move weights to addresses where kernels give the usual bits.
 
         A mapped safetensors file leaves weights at any address, and for some of these CPU kernels take another path
         with other last bits.
@@ -194,47 +304,55 @@ class VUBPreTrainedModel(PreTrainedModel):
             if tensor.device.type == "cpu" and tensor.data_ptr() % _ALIGNMENT:
                 tensor.data = tensor.data.clone()
 
-    def train(self, mode: bool = True) -> "VUBPreTrainedModel":
-        """As for any module, but a frozen backbone keeps its dropout and batch statistics off."""
+    def train(self: T, mode: bool = True) -> T:
+        """Set the training mode; a frozen backbone keeps its dropout and batch statistics off."""
         super().train(mode)
         if self.config.freeze_backbone:
             self.backbone.eval()
         return self
 
     def get_input_embeddings(self) -> nn.Module:
-        """The backbone's input embeddings."""
-        return self.backbone.get_input_embeddings()
+        """Return the backbone's input embeddings."""
+        embeddings: nn.Module = self.backbone.get_input_embeddings()
+        return embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the backbone's input embeddings."""
         self.backbone.set_input_embeddings(value)
 
     def push_to_hub(self, repo_id: str, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Push to the Hub; the OSError of a failed push says what the Hub holds (:func:`~.hub.told_push`)."""
+        """Push weights, configuration and code to the Hub, in one commit."""
         if not args and "use_temp_dir" in inspect.signature(PushToHubMixin.push_to_hub).parameters:
-            # transformers 4 would save into a local folder of that name, and push only what that changes there.
+            # transformers 4 would save into a local folder of that name, and push only the changes in it.
             kwargs.setdefault("use_temp_dir", True)
-        with told_push(repo_id, kwargs.get("revision"), kwargs.get("token")):
-            return super().push_to_hub(repo_id, *args, **kwargs)  # type: ignore[arg-type]
+        return super().push_to_hub(repo_id, *args, **kwargs)  # type: ignore[arg-type]
 
     def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
-        # The backbone's activations; a frozen backbone keeps none, so there is nothing to save.
+        # Only the backbone's activations are large, and a frozen backbone keeps none.
         if not self.config.freeze_backbone:
             self.backbone._set_gradient_checkpointing(*args, **kwargs)
 
     def features(self, **inputs: Any) -> Tensor:
-        """What the head sees: what the stock model's last linear layer saw, shape (batch, feature_size).
+        """Return the input of the head, shape (batch, feature_size).
+
+        These are the inputs of the stock model's last linear layer, or the pooled token states
+        (:func:`hf_vub.model.pooling.pool`).
 
         Args:
-            inputs: what the backbone takes: ``input_ids`` and ``attention_mask``, or ``pixel_values``.
+            inputs: inputs of the backbone: ``input_ids`` and ``attention_mask``, or ``pixel_values``.
         """
-        return self._run_backbone(inputs).logits
+        return self._run_backbone(inputs)[0]
 
-    def _run_backbone(self, inputs: dict[str, Any]) -> Any:
+    def _run_backbone(self, inputs: dict[str, Any]) -> tuple[Tensor, ModelOutput]:
+        """Return the features and the backbone's output."""
         inputs = {name: value for name, value in inputs.items() if value is not None and name != "num_items_in_batch"}
         if "pixel_values" in inputs:
             inputs["pixel_values"] = inputs["pixel_values"].to(self.backbone.dtype)
-        return self.backbone(**inputs, return_dict=True)
+        output = self.backbone(**inputs, return_dict=True)
+        if self.config.pooling == "stock":
+            return output.logits, output
+        mask = token_mask(inputs, getattr(self.config.backbone_config, "pad_token_id", None))
+        return pool(output.last_hidden_state, mask, self.config.pooling), output
 
     def _classify(
         self,
@@ -243,11 +361,10 @@ class VUBPreTrainedModel(PreTrainedModel):
         labels: Tensor | None,
         num_samples: int | None,
         return_dict: bool | None,
-    ) -> Any:
+    ) -> VUBOutput | tuple[Any, ...]:
         states: dict[str, Any] = {}
         if features is None:
-            outputs = self._run_backbone(inputs)
-            features = outputs.logits
+            features, outputs = self._run_backbone(inputs)
             states = {name: outputs.get(name) for name in ("hidden_states", "attentions")}
         head = self.head(features, num_samples=num_samples)
         terms = objective_terms(head.mean, head.scale, head.draws, self._checked(labels, head.logits))
@@ -272,7 +389,7 @@ class VUBPreTrainedModel(PreTrainedModel):
         return output.to_tuple() if return_dict is False else output
 
     def _checked(self, labels: Tensor | None, logits: Tensor) -> Tensor | None:
-        """Labels on the logits' device; on a CPU, where looking costs nothing, their range is checked."""
+        """Return the labels on the logits' device; check their range on a CPU, where that costs nothing."""
         if labels is None:
             return None
         if labels.is_floating_point() or labels.shape != logits.shape[:-1]:
@@ -290,7 +407,7 @@ class VUBPreTrainedModel(PreTrainedModel):
 
 
 class VUBForSequenceClassification(VUBPreTrainedModel):
-    """A text classifier with an information bottleneck, over any backbone that classifies sequences.
+    """A text classifier with an information bottleneck, over any encoder or decoder that classifies sequences.
 
     Example:
         >>> model = VUBForSequenceClassification.from_pretrained(
@@ -299,6 +416,7 @@ class VUBForSequenceClassification(VUBPreTrainedModel):
     """
 
     _stock_class = AutoModelForSequenceClassification
+    _medium = "text"
 
     def forward(
         self,
@@ -312,7 +430,7 @@ class VUBForSequenceClassification(VUBPreTrainedModel):
         num_samples: int | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> VUBOutput | tuple[Any, ...]:
         """Classify token sequences.
 
         Args:
@@ -328,7 +446,7 @@ class VUBForSequenceClassification(VUBPreTrainedModel):
             kwargs: passed on to the backbone (``output_hidden_states``, ...).
 
         Returns:
-            A :class:`VUBOutput`.
+            A :class:`VUBOutput`, or with ``return_dict=False`` the tuple of its values.
         """
         inputs = {
             "input_ids": input_ids,
@@ -352,6 +470,7 @@ class VUBForImageClassification(VUBPreTrainedModel):
 
     main_input_name = "pixel_values"
     _stock_class = AutoModelForImageClassification
+    _medium = "image"
 
     def forward(
         self,
@@ -361,7 +480,7 @@ class VUBForImageClassification(VUBPreTrainedModel):
         num_samples: int | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> VUBOutput | tuple[Any, ...]:
         """Classify images.
 
         Args:
@@ -373,25 +492,25 @@ class VUBForImageClassification(VUBPreTrainedModel):
             kwargs: passed on to the backbone.
 
         Returns:
-            A :class:`VUBOutput`.
+            A :class:`VUBOutput`, or with ``return_dict=False`` the tuple of its values.
         """
         return self._classify({"pixel_values": pixel_values, **kwargs}, features, labels, num_samples, return_dict)
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:  # type: ignore[override]
-        """Save as any model; beside a timm backbone also its preprocessing, which timm keeps in its configuration."""
+        """Save as any model, with the preprocessing of a timm backbone, which timm keeps in its configuration."""
         super().save_pretrained(save_directory, **kwargs)
         if kwargs.get("is_main_process", True):
             save_timm_image_processor(self.config.backbone_config, save_directory)
 
 
 def replace_classifier(model: PreTrainedModel) -> nn.Linear:
-    """Put an identity in the place of the linear layer that produces a stock classifier's logits.
+    """Replace the linear layer that produces a stock classifier's logits by an identity.
 
     Args:
         model: any ``...ForSequenceClassification`` or ``...ForImageClassification`` of transformers.
 
     Returns:
-        The linear layer that was there; its ``in_features`` is the feature size.
+        The replaced linear layer; its ``in_features`` is the number of features.
 
     Raises:
         ValueError: if the model's logits do not come from exactly one linear layer.
@@ -422,16 +541,21 @@ def replace_classifier(model: PreTrainedModel) -> nn.Linear:
 
 
 def _config_content(path: Any, config: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """What the checkpoint's configuration file says, or the configuration given instead of it."""
+    """Return the content of the checkpoint's configuration file, or of the configuration given instead of it."""
     if isinstance(config, PretrainedConfig):
-        return {"model_type": config.model_type, "problem_type": config.problem_type}
+        return config.to_dict()
     return read_config(config or path, **kwargs)
 
 
-def _config_fields() -> tuple[str, ...]:
-    """The options of from_pretrained that are ours and not the stock model's."""
-    names = VUBConfig.__init__.__code__.co_varnames[2 : VUBConfig.__init__.__code__.co_argcount]
-    return (*names, "num_labels", "id2label", "label2id", "problem_type")
+def _warn_of_untrained(path: Any, names: list[str]) -> None:
+    """Warn where features pass through weights that the checkpoint did not have, such as those of BERT's pooler."""
+    if names:
+        logger.warning(
+            "%s has no weights for %s: they start at random, and the features pass through them. Train the backbone, "
+            "or choose pooling='mean', 'cls' or 'last'.",
+            path,
+            ", ".join(names),
+        )
 
 
 # A saved checkpoint carries this code, so that trust_remote_code=True loads it without the package.

@@ -1,4 +1,4 @@
-r"""The training objectives: named per-sample terms, and how each objective weighs them.
+r"""The training objectives: named per-sample terms, and the weights that each objective gives them.
 
 All objectives are one formula with two weights (Eq. 10 of the paper, in nats):
 
@@ -12,7 +12,7 @@ objective  weight of the rate     weight of the min
 ``vub``    beta                   entropy_weight
 =========  =====================  ===================
 
-The min is taken per sample: only so does the objective not change under gradient accumulation and data parallelism.
+The min is taken per sample: so gradient accumulation and data parallelism leave the objective unchanged.
 Eq. 7 and 8 of the paper carry its sign wrong; Eq. 6, 9 and 10 are right.
 """
 
@@ -26,10 +26,10 @@ from .information import categorical_entropy, cross_entropy, gaussian_rate
 
 
 class Terms(NamedTuple):
-    """What every objective is made of, per sample and in nats, each of shape (..., batch).
+    """The terms of every objective, per sample and in nats, each of shape (..., batch).
 
     Attributes:
-        rate: KL of the posterior from the prior.
+        rate: KL divergence of the posterior from the prior.
         cross_entropy: of the label under the classifier, averaged over the draws of z; None without labels.
         entropy: of the classifier, H(c(y|z)), averaged over the draws of z; not capped.
     """
@@ -40,7 +40,7 @@ class Terms(NamedTuple):
 
 
 def objective_terms(mean: Tensor, scale: Tensor, draws: Tensor, labels: Tensor | None = None) -> Terms:
-    """The per-sample terms of one stochastic forward pass.
+    """Return the per-sample terms of one stochastic forward pass.
 
     Args:
         mean: posterior means, shape (..., batch, latent_size).
@@ -56,10 +56,10 @@ def objective_terms(mean: Tensor, scale: Tensor, draws: Tensor, labels: Tensor |
 
 
 def objective_weights(objective: str, beta: float, entropy_weight: float = 1.0) -> tuple[float, float]:
-    """The weights (of the rate, of the min term) that make ``objective`` out of the common formula.
+    """Return the weights (of the rate, of the min term) that turn the common formula into ``objective``.
 
     Raises:
-        ValueError: if ``objective`` is not the name of one.
+        ValueError: for an unknown objective.
     """
     match Objective.parse(objective):
         case Objective.CE:
@@ -73,19 +73,22 @@ def objective_weights(objective: str, beta: float, entropy_weight: float = 1.0) 
 def weighted_loss(
     terms: Terms, rate_weight: float | Tensor, entropy_weight: float | Tensor, label_entropy: float
 ) -> Tensor:
-    """The common formula, per sample and in nats; the reduction is the caller's.
+    """Return the common formula, per sample and in nats; the caller reduces it.
 
     Args:
-        terms: see :func:`objective_terms`; the cross-entropy must be there.
+        terms: see :func:`objective_terms`; with cross-entropy.
         rate_weight: beta, a number or a tensor that broadcasts to (..., batch): one per run in a sweep.
         entropy_weight: weight of the min term, likewise.
         label_entropy: H(Y) in nats, the cap of the min.
 
     Returns:
         Loss per sample, shape (..., batch).
+
+    Raises:
+        ValueError: for terms without cross-entropy.
     """
     if terms.cross_entropy is None:
-        raise ValueError("the objective needs labels, and these terms were computed without any")
+        raise ValueError("terms have no cross-entropy: compute them with labels")
     return (
         terms.cross_entropy + rate_weight * terms.rate - entropy_weight * torch.clamp_max(terms.entropy, label_entropy)
     )
@@ -94,7 +97,7 @@ def weighted_loss(
 def objective_loss(
     objective: str, terms: Terms, *, beta: float, label_entropy: float, entropy_weight: float = 1.0
 ) -> Tensor:
-    """The named objective, per sample and in nats (Eq. 10).
+    """Return the named objective, per sample and in nats (Eq. 10).
 
     Args:
         objective: "ce", "vib" or "vub".

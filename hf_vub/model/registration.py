@@ -1,4 +1,7 @@
-"""Makes the Auto classes know VUB checkpoints without paying for their import before they are used."""
+"""Registers VUB checkpoints with the Auto classes of transformers, without importing these before they are used.
+
+Importing the Auto classes takes seconds, and ``import hf_vub`` 0.06 s: a hook on the import system waits for them.
+"""
 
 import importlib.util
 import sys
@@ -10,7 +13,7 @@ _CONFIG, _MODELS = "hf_vub.model.configuration_vub", "hf_vub.model.modeling_vub"
 
 
 def register_with_transformers() -> None:
-    """Register the configuration and the models as soon as transformers' Auto classes, or they, are loaded."""
+    """Register configuration and models once the Auto classes, or our own modules, are imported."""
     AfterImport(
         {
             "transformers.models.auto.configuration_auto": register_config,
@@ -46,15 +49,12 @@ def register_models() -> None:
 
 
 def _is_loading(name: str, last: str) -> bool:
-    """Whether a module of ours is half imported: having asked for the Auto classes, it registers itself when done."""
+    """Tell a module of ours that is half imported: it asked for the Auto classes and registers itself when done."""
     return name in sys.modules and not hasattr(sys.modules[name], last)
 
 
 class AfterImport(MetaPathFinder):
-    """Runs an action once a module has been imported; at once, where it has been already.
-
-    The Auto classes take seconds to import, and ``import hf_vub`` alone is to cost next to nothing.
-    """
+    """Run an action once a module has been imported; at once, where it has been already."""
 
     def __init__(self, actions: dict[str, Callable[[], None]]):
         self.actions = {name: action for name, action in actions.items() if name not in sys.modules}
@@ -63,7 +63,7 @@ class AfterImport(MetaPathFinder):
             actions[name]()
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
-        """The module's own specification, its loader made to run the action after the module."""
+        """Return the module's own specification, whose loader runs the action after the module."""
         action = self.actions.pop(fullname, None)
         if action is None:
             return None

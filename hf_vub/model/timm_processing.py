@@ -1,6 +1,6 @@
-"""The preprocessing of timm models as an ordinary image processor, which a composite checkpoint can save and load.
+"""The preprocessing of timm models as an ordinary image processor, which a VUB checkpoint can save and load.
 
-timm's own processor saves nothing: it reads the ``config.json`` of a timm checkpoint, and a VUB checkpoint has another.
+timm's own processor saves nothing: it reads the ``config.json`` of a timm checkpoint, which a VUB checkpoint lacks.
 """
 
 import math
@@ -13,14 +13,14 @@ _RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, 
 
 
 def timm_image_processor(pretrained_cfg: dict[str, Any]) -> BitImageProcessor:
-    """Resize, centre crop and normalisation of a timm model as a :class:`~transformers.BitImageProcessor`.
+    """Return resize, centre crop and normalisation of a timm model as a :class:`~transformers.BitImageProcessor`.
 
     The shortest edge becomes ``input size / crop_pct`` (``crop_mode`` "center"; "squash" resizes both edges), the
     centre is cropped to the input size, pixels are scaled to [0, 1] and normalised with the model's mean and deviation.
 
     Args:
-        pretrained_cfg: as in the model's configuration: ``input_size`` (channels, height, width), ``crop_pct``,
-            ``interpolation``, ``mean``, ``std``; what is missing takes timm's defaults.
+        pretrained_cfg: of the model's configuration: ``input_size`` (channels, height, width), ``crop_pct``,
+            ``interpolation``, ``mean``, ``std``; missing keys take timm's defaults.
 
     Example:
         >>> timm_image_processor({"input_size": [3, 299, 299], "crop_pct": 0.875}).crop_size["height"]

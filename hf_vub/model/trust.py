@@ -1,8 +1,8 @@
-"""What a checkpoint of somebody else's may not do: run code, or reach files, that nobody asked for.
+"""Checks that keep a stranger's checkpoint from running code and from reaching files outside its folder.
 
-transformers asks for ``trust_remote_code=True`` before it runs a checkpoint's code. Keys of ``config.json`` get past
-that on some of the versions that hf_vub works with, so every checkpoint that it loads by name is looked at first; and
-tokenizers of some versions write and copy the files that a checkpoint names, so a trainer looks at its own.
+transformers demands ``trust_remote_code=True`` before it runs a checkpoint's code. Keys of ``config.json`` get past
+that on some of the versions that hf_vub works with, so every checkpoint is checked before it is loaded by name; and
+tokenizers of some versions write and copy the files that a checkpoint names, so a trainer checks its own.
 """
 
 import json
@@ -16,26 +16,30 @@ import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file, is_peft_available
 
-# Its value may name a repository whose code is then run as a kernel (CVE-2026-4372).
+# The value may name a repository whose code then runs as a kernel (CVE-2026-4372).
 _IMPLEMENTATION = re.compile(r"_?(attn|experts)_implementation(_internal)?")
-_HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+_LAYERS = re.compile(r"(num_(hidden_|encoder_|decoder_)?|n_?|encoder_|decoder_)layers?|depths?")
+_MOST_LAYERS = 1000
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
 def load(auto: Any, name: Any, **options: Any) -> Any:
-    """``auto.from_pretrained(name, **options)``, after a look at the configurations that it will read.
+    """Return ``auto.from_pretrained(name, **options)`` after checking the configurations that it reads.
 
     Args:
         auto: one of transformers' Auto classes.
         name: a folder or a Hub id.
-        options: what ``from_pretrained`` takes; with ``trust_remote_code=True`` everything is let through.
+        options: keywords of ``from_pretrained``; ``trust_remote_code=True`` skips the checks. Without it nothing asks
+            on the terminal: what needs code is refused.
 
     Raises:
-        ValueError: a configuration asks for code, see :func:`refuse_code`.
+        ValueError: a configuration asks for code, see :func:`refuse_code`, or a file is damaged.
         OSError: if there is no such checkpoint.
 
     Example:
         >>> tokenizer = load(AutoTokenizer, "user/vub-bert-imdb", revision="main")  # doctest: +SKIP
     """
+    options.setdefault("trust_remote_code", False)
     with suppress(OSError):  # a tokenizer without a model, or a missing folder, for which the library has its own error
         read_config(name, **options)
     with clear_errors(name, auto.__name__.removeprefix("Auto")):
@@ -90,41 +94,48 @@ def _damaged_file(name: Any) -> str:
 
 
 def read_config(name: Any, **options: Any) -> dict[str, Any]:
-    """What ``config.json`` of a checkpoint says; it, and that of an adapter's base model, asks for no code.
+    """Return the content of a checkpoint's ``config.json``; of an adapter, that of its base model.
 
     Args:
         name: a folder, a file or a Hub id.
-        options: what ``from_pretrained`` takes; with ``trust_remote_code=True`` nothing is refused.
+        options: keywords of ``from_pretrained``; with ``trust_remote_code=True`` nothing is refused.
 
     Raises:
-        ValueError: a configuration asks for code, see :func:`refuse_code`.
+        ValueError: a configuration asks for code or cannot be, see :func:`refuse_code`; or it is damaged, or an index
+            of weights names files outside the checkpoint.
         OSError: if there is no such configuration.
     """
-    hub = {option: options[option] for option in _HUB if option in options}
+    hub = {option: options[option] for option in HUB_OPTIONS if option in options}
     with clear_errors(name, "configuration"):
         content, _ = PretrainedConfig.get_config_dict(name, **hub)
-    if not options.get("trust_remote_code"):
+    trusted = bool(options.get("trust_remote_code"))
+    if not trusted:
         refuse_code(content, name)
-        adapter = find_adapter_config_file(str(name), **hub) if is_peft_available() else None
-        if adapter is not None:
-            base = json.loads(Path(adapter).read_text(encoding="utf-8")).get("base_model_name_or_path")
-            base_content, _ = PretrainedConfig.get_config_dict(base)
-            refuse_code(base_content, base)
-    return content
+    _refuse_absurd(content, name)
+    _refuse_outside(Path(str(name), str(options.get("subfolder") or "")))
+    adapter = find_adapter_config_file(str(name), **hub) if is_peft_available() else None
+    if adapter is None:
+        return content
+    with clear_errors(name, "adapter configuration"):
+        base = json.loads(Path(adapter).read_text(encoding="utf-8")).get("base_model_name_or_path")
+        base_content, _ = PretrainedConfig.get_config_dict(base)
+    if not trusted:
+        refuse_code(base_content, base)
+    return content if content.get("model_type") else base_content
 
 
 def refuse_code(content: Any, name: Any) -> None:
-    """Raise ValueError where a configuration would make transformers run code that nobody asked for.
+    """Raise ValueError where a configuration would make transformers run code without ``trust_remote_code=True``.
 
-    Three kinds of keys do so, at any depth: a ``trust_remote_code`` of its own (CVE-2026-5241: ``lightglue`` loads
+    Three kinds of keys do, at any depth: a ``trust_remote_code`` of its own (CVE-2026-5241: ``lightglue`` loads
     another checkpoint with it), an attention or experts implementation that is a repository (CVE-2026-4372), and an
     ``attribute_map``, which renames any harmless key to one of these.
 
     Args:
-        content: of ``config.json``.
-        name: of the checkpoint, for the message.
+        content: content of ``config.json``.
+        name: name of the checkpoint, for the message.
     """
-    for place, value in _asking(content):
+    for place, value in _unsafe_keys(content):
         raise ValueError(
             f"config.json of {name} has {place}={value!r}, which makes transformers run code that nobody asked for; "
             "delete that key if you trust the rest of the checkpoint"
@@ -145,10 +156,10 @@ def check_processor(processing_class: Any) -> None:
         if Path(str(name)).name != name or "\\" in name:
             raise ValueError(f"processing_class has a chat template named {name!r}; its name must be that of a file")
     if not getattr(processing_class, "name_or_path", ""):
-        return  # made here and not loaded, from files that may have any name
-    known = getattr(processing_class, "init_kwargs", {})
+        return  # built here, from files that may have any name
+    given = getattr(processing_class, "init_kwargs", {})
     for key, usual in getattr(processing_class, "vocab_files_names", {}).items():
-        path = getattr(processing_class, key, None) or known.get(key)
+        path = getattr(processing_class, key, None) or given.get(key)
         if key != "tokenizer_file" and isinstance(path, str) and Path(path).name != usual and Path(path).is_file():
             raise ValueError(
                 f"tokenizer_config.json of {processing_class.name_or_path} has {key}={path!r}, a file of this machine "
@@ -156,8 +167,8 @@ def check_processor(processing_class: Any) -> None:
             )
 
 
-def _asking(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """The keys of a configuration that ask for code, as "backbone_config.trust_remote_code", and their values."""
+def _unsafe_keys(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the keys of a configuration that ask for code, such as "backbone_config.trust_remote_code", and values."""
     if isinstance(content, list):
         content = dict(enumerate(content))
     if not isinstance(content, dict):
@@ -170,4 +181,26 @@ def _asking(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
         )
         if asks:
             yield f"{place}{key}", value
-        yield from _asking(value, f"{place}{key}.")
+        yield from _unsafe_keys(value, f"{place}{key}.")
+
+
+def _refuse_absurd(content: Any, name: Any, place: str = "") -> None:
+    """Raise ValueError for a number of layers that no model has: building them would take hours and all memory."""
+    for key, value in content.items() if isinstance(content, dict) else ():
+        if _LAYERS.fullmatch(str(key)):
+            counts = value if isinstance(value, list) else [value]
+            if any(isinstance(count, (int, float)) and count > _MOST_LAYERS for count in counts):
+                raise ValueError(
+                    f"config.json of {name} has {place}{key}={value}; no model has more than {_MOST_LAYERS:,} layers"
+                )
+        _refuse_absurd(value, name, f"{place}{key}.")
+
+
+def _refuse_outside(folder: Path) -> None:
+    """Raise ValueError where the index of a sharded checkpoint names files outside its folder."""
+    for index in sorted(folder.glob("*.index.json")):
+        with clear_errors(folder, "index of weights"):
+            files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        for file in sorted(map(str, files)):
+            if Path(file).name != file or "\\" in file:
+                raise ValueError(f"{index} names the file {file!r}, which is outside its folder")

@@ -18,9 +18,9 @@ from ..data.record import RECORD_FILE
 from ..data.splits import check_labels
 from ..metrics.classification import classification_metrics
 from ..model.configuration_vub import VUBConfig
-from ..model.hub import told_push
 from ..model.information import NATS_PER_BIT
 from ..model.objectives import Terms, objective_loss
+from ..runs.pushing import report_failed_push
 from ..runs.schema import TrainResult
 from .arguments import VUBTrainingArguments, choose_defaults
 from .information_plane import TERMS, InformationPlane
@@ -256,7 +256,9 @@ class VUBTrainer(WatchedTrainer):
         if not self.is_world_process_zero():
             return super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
         name = self.hub_model_id or self.args.hub_model_id or Path(str(self.args.output_dir)).absolute().name
-        with told_push(name, revision or getattr(self.args, "hub_revision", None), token or self.args.hub_token):
+        with report_failed_push(
+            name, revision or getattr(self.args, "hub_revision", None), token or self.args.hub_token
+        ):
             return super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:

@@ -15,7 +15,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
 from ...compute.kernels import FastKernels
-from ...model.information import wide
+from ...model.information import at_least_float32
 
 _NO_LIMIT = 1_000_000  # a tokenizer that knows no limit says 1e30
 _DEFAULT_LENGTH = 512  # of TextAttack's own wrapper, for such a tokenizer
@@ -240,7 +240,7 @@ class TextClassifier:
     def _apply(self, features: Tensor) -> Tensor:
         if self.head is None:
             return features.float()
-        features = wide(features)  # any head may follow a backbone in bfloat16
+        features = at_least_float32(features)  # any head may follow a backbone in bfloat16
         output = self.head(features, num_samples=self.draws) if self._takes_draws else self.head(features)
         logits: Tensor = getattr(output, "logits", output)
         return logits.float()
