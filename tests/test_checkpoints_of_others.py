@@ -104,15 +104,15 @@ def backbone_from_config(path):
 
 
 def train_text(path):
-    from hf_vub.training.fine_tuning import ModelArguments, _TextClassifier
+    from hf_vub.training.classifiers import ModelArguments, build_classifier
 
-    _TextClassifier(ModelArguments(model=path, objective="vanilla"), ["a", "b"], 0.5)
+    build_classifier("text", ModelArguments(model=path, objective="vanilla"), ["a", "b"], 0.5)
 
 
 def train_image_from_scratch(path):
-    from hf_vub.training.fine_tuning import ModelArguments, _ImageClassifier
+    from hf_vub.training.classifiers import ModelArguments, build_classifier
 
-    _ImageClassifier(ModelArguments(model=path, from_scratch=True), ["a", "b"], 0.5)
+    build_classifier("image", ModelArguments(model=path, from_scratch=True), ["a", "b"], 0.5)
 
 
 def auto_class(path):

@@ -2,24 +2,34 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     BertForSequenceClassification,
+    BitImageProcessor,
+    ResNetConfig,
+    ResNetForImageClassification,
+    TrainingArguments,
     pipeline,
 )
 
 from helpers.models import backbone_config
-from hf_vub import VUBForImageClassification, VUBForSequenceClassification, VUBTrainingArguments
+from hf_vub import VUBForImageClassification, VUBForSequenceClassification, VUBTrainer, VUBTrainingArguments
 from hf_vub.data import synthetic
+from hf_vub.data.record import TrainingRecord
+from hf_vub.data.splits import load_splits
 from hf_vub.runs.files import read_json
-from hf_vub.training.fine_tuning import DataArguments, ModelArguments, fine_tune, timm_config
+from hf_vub.runs.schema import read_result
+from hf_vub.training import DataArguments, ModelArguments, fine_tune
+from hf_vub.training.classifiers import timm_config
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -64,9 +74,11 @@ def run_text(reviews, folder, training=None, **options):
 @pytest.mark.parametrize("options", [{}, {"freeze_backbone": True}], ids=["whole", "head"])
 def test_a_text_run_leaves_a_checkpoint_with_everything(reviews, tmp_path, options):
     result = run_text(reviews, tmp_path / "run", **options)
-    assert result == json.loads(json.dumps(result))
-    assert read_json(tmp_path / "run" / "result.json")["metrics"] == result["metrics"]
-    assert (result["kind"], result["num_train"], result["num_test"], result["num_labels"]) == ("train", 160, 60, 2)
+    assert read_result(tmp_path / "run" / "result.json") == result
+    assert (result.num_train, result.num_validation, result.num_test, result.num_labels) == (144, 16, 60, 2)
+    assert result.data_rows.startswith("trained on 144 rows (")
+    assert "selected on 16 rows (10% of split 'train'" in result.data_rows
+    assert "tested on 60 rows (split 'test')" in result.data_rows
     assert {"accuracy", "nll", "ece", "rate", "bound_vub"} <= result["metrics"].keys()
     classify = pipeline("text-classification", model=str(tmp_path / "run"))
     assert classify("a fine film")[0]["label"] in {"negative", "positive", "neg", "pos"}
@@ -89,8 +101,8 @@ def test_training_on_cached_features_is_training_the_frozen_model(reviews, tmp_p
 def test_vanilla_is_the_stock_classifier(reviews, tmp_path):
     result = run_text(reviews, tmp_path / "run", objective="vanilla")
     assert type(AutoModelForSequenceClassification.from_pretrained(tmp_path / "run")) is BertForSequenceClassification
-    assert "rate" not in result["metrics"]
-    assert {"accuracy", "nll", "brier", "ece"} <= result["metrics"].keys()
+    assert "rate" not in result.metrics
+    assert {"accuracy", "nll", "brier", "ece"} <= result.metrics.keys()
 
 
 def test_no_epochs_only_tests(reviews, tmp_path):
@@ -126,15 +138,174 @@ def test_inception_goes_from_random_weights_at_its_own_size():
         timm_config("inception_v9")
 
 
-def test_a_finished_folder_of_another_run_is_refused(reviews, tmp_path):
+def splits_of(reviews):
+    return load_splits(reviews / "data", validation=0.1)
+
+
+@pytest.mark.parametrize("objective", ["vanilla", "vub"])
+def test_the_checkpoint_says_which_rows_it_was_trained_and_selected_on(objective, reviews, tmp_path):
     saving = {"save_strategy": "steps", "save_steps": 5}
-    run_text(reviews, tmp_path / "run", arguments(tmp_path / "run", **saving))
+    run_text(reviews, tmp_path / "run", arguments(tmp_path / "run", **saving), objective=objective)
+    splits = splits_of(reviews)
+    for place in ("run", "run/checkpoint-5"):
+        record = TrainingRecord.load(tmp_path / place)
+        assert record.digest == splits.digest
+        assert record.seen(splits["train"]).all()
+        assert record.seen(splits["validation"]).all()
+        assert not record.seen(splits["test"]).any()
+
+
+def test_a_head_on_a_trained_backbone_has_seen_what_the_backbone_was_trained_on(reviews, tmp_path):
+    run_text(reviews, tmp_path / "base", objective="vanilla")
+    other = synthetic.reviews(num_train=40, num_test=20, seed=5)
+    for name, split in other.items():
+        (tmp_path / "data").mkdir(exist_ok=True)
+        split.to_parquet(tmp_path / "data" / f"{name}.parquet")
+    again = {"model": str(tmp_path / "base"), "dataset": str(tmp_path / "data"), "freeze_backbone": True}
+    run_text(reviews, tmp_path / "head", arguments(tmp_path / "head"), **again)
+    record = TrainingRecord.load(tmp_path / "head")
+    assert record.seen(splits_of(reviews)["train"]).all()
+    assert record.seen(load_splits(tmp_path / "data", validation=0.1)["train"]).all()
+
+
+def test_the_best_checkpoint_is_chosen_on_validation_rows(reviews, tmp_path, monkeypatch):
+    """The test rows are evaluated once, at the end."""
+    asked = []
+    whole = VUBTrainer.evaluate
+
+    def watched(self, eval_dataset=None, *args, **kwargs):
+        asked.append(len(self.eval_dataset if eval_dataset is None else eval_dataset))
+        return whole(self, eval_dataset, *args, **kwargs)
+
+    monkeypatch.setattr(VUBTrainer, "evaluate", watched)
+    best = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "num_train_epochs": 3}
+    training = arguments(tmp_path / "run", metric_for_best_model="nll", **best)
+    result = run_text(reviews, tmp_path / "run", training)
+    assert asked == [16, 16, 16, 60]
+    assert result.best_step in (9, 18, 27)
+    with pytest.raises(ValueError, match="there are no validation rows: set validation above 0"):
+        run_text(reviews, tmp_path / "none", arguments(tmp_path / "none", **best), validation=0.0)
+    unknown = arguments(tmp_path / "none", metric_for_best_model="f1", **best)
+    with pytest.raises(ValueError, match="metric_for_best_model is 'f1'; it must be one of loss, accuracy"):
+        run_text(reviews, tmp_path / "none", unknown, objective="vanilla")
+
+
+@pytest.mark.parametrize("task", ["text", "image"])
+@pytest.mark.parametrize("augment", [False, True], ids=["cached", "live"])
+def test_a_frozen_stock_classifier_trains_its_last_layer_alone(task, augment, reviews, tmp_path):
+    """Every bit of the rest stays, batch statistics among them."""
+    if task == "text":
+        path, last, classes = reviews / "model", "classifier.", AutoModelForSequenceClassification
+        data = DataArguments(
+            str(reviews / "data"), max_length=48, feature_cache=str(tmp_path / "cache"), augment=augment
+        )
+    else:
+        path, last, classes = tmp_path / "model", "classifier.", AutoModelForImageClassification
+        torch.manual_seed(0)
+        config = ResNetConfig(num_labels=10, embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+        ResNetForImageClassification(config).save_pretrained(path)
+        BitImageProcessor(do_center_crop=False, size={"height": 16, "width": 16}).save_pretrained(path)
+        cache = str(tmp_path / "cache")
+        data = DataArguments("digits", max_train=128, max_test=50, feature_cache=cache, augment=augment)
+    run = tmp_path / "run"
+    training = arguments(run, max_steps=6, save_strategy="steps", save_steps=6)
+    result = fine_tune(task, ModelArguments(str(path), "vanilla", freeze_backbone=True), data, training)
+    assert result.freeze_backbone is True
+    before = classes.from_pretrained(path).state_dict()
+    for folder in (run, run / "checkpoint-6"):
+        after = classes.from_pretrained(folder)
+        moved = {name for name, value in after.state_dict().items() if not torch.equal(value, before[name])}
+        assert moved, folder
+        assert all(name.startswith(last) for name in moved), moved
+
+
+def test_a_frozen_stock_classifier_on_features_is_the_live_one(reviews, tmp_path):
+    found = []
+    for name, options in (("cached", {}), ("live", {"augment": True})):
+        training = arguments(tmp_path / name, per_device_train_batch_size=160)
+        run_text(reviews, tmp_path / name, training, objective="vanilla", freeze_backbone=True, **options)
+        found.append(AutoModelForSequenceClassification.from_pretrained(tmp_path / name).state_dict())
+    for key, value in found[0].items():
+        torch.testing.assert_close(found[1][key], value, atol=1e-5, rtol=1e-4)
+
+
+def test_a_frozen_run_says_the_defaults_it_chose(reviews, tmp_path):
+    training = VUBTrainingArguments(str(tmp_path / "run"), report_to=[], use_cpu=True, save_strategy="no")
+    result = run_text(reviews, tmp_path / "run", training, freeze_backbone=True)
+    assert (result.learning_rate, result.epochs, result.batch_size) == (1e-3, 30, 32)
+
+
+SAVING = {"save_strategy": "steps", "save_steps": 5}
+CHANGES = {
+    "weight_decay": 0.1,
+    "adam_beta2": 0.9,
+    "adam_epsilon": 1e-6,
+    "dataloader_drop_last": True,
+    "neftune_noise_alpha": 5.0,
+    **(
+        {"train_sampling_strategy": "group_by_length"}
+        if "train_sampling_strategy" in TrainingArguments.__dataclass_fields__
+        else {"group_by_length": True}
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def interrupted(reviews, tmp_path_factory):
+    """A run with a checkpoint; its base model and its data are copies that a test may change."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    shutil.copytree(reviews / "model", folder / "model")
+    shutil.copytree(reviews / "data", folder / "data")
+    run_text(folder, folder / "run", arguments(folder / "run", **SAVING))
+    return folder
+
+
+def resumed(folder, **options):
+    training = {name: options.pop(name) for name in list(options) if name in TrainingArguments.__dataclass_fields__}
+    return run_text(folder, folder / "run", arguments(folder / "run", **SAVING, **training), **options)
+
+
+def test_a_run_with_the_same_settings_goes_on(interrupted):
+    assert resumed(interrupted).metrics == read_result(interrupted / "run" / "result.json").metrics
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_changed_training_is_refused(name, interrupted):
+    with pytest.raises(ValueError, match=f"holds checkpoints of a run with {name}="):
+        resumed(interrupted, **{name: CHANGES[name]})
+
+
+def test_changed_options_data_and_base_models_are_refused(interrupted, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(interrupted, folder)
+    paths = {"model": str(interrupted / "model"), "dataset": str(interrupted / "data")}
     with pytest.raises(ValueError, match="holds checkpoints of a run with beta=0.001, and this one has 0.5"):
-        run_text(reviews, tmp_path / "run", arguments(tmp_path / "run", **saving), beta=0.5)
-    with pytest.raises(ValueError, match="holds checkpoints of a run with weight_decay=0.0, and this one has 0.1"):
-        run_text(reviews, tmp_path / "run", arguments(tmp_path / "run", weight_decay=0.1, **saving))
-    again = run_text(reviews, tmp_path / "run", arguments(tmp_path / "run", **saving))
-    assert again["metrics"] == read_json(tmp_path / "run" / "result.json")["metrics"]
+        resumed(folder, beta=0.5, **paths)
+    changed = synthetic.reviews(num_train=160, num_test=60, seed=9)["train"]
+    kept = (interrupted / "data" / "train.parquet").read_bytes()
+    changed.to_parquet(interrupted / "data" / "train.parquet")
+    with pytest.raises(ValueError, match="the data set has other rows than when the checkpoints in .* were made"):
+        resumed(interrupted)
+    (interrupted / "data" / "train.parquet").write_bytes(kept)
+    weights = load_file(interrupted / "model" / "model.safetensors")
+    name = next(name for name in weights if name.endswith("layer.0.output.dense.weight"))
+    save_file({**weights, name: weights[name] + 1}, interrupted / "model" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="the base model has other weights than when the checkpoints"):
+        resumed(interrupted)
+    save_file(weights, interrupted / "model" / "model.safetensors", {"format": "pt"})
+    (folder / "run" / "settings.json").unlink()
+    with pytest.raises(ValueError, match=r"holds checkpoints but no settings\.json"):
+        resumed(folder, **paths)
+
+
+def test_a_run_resumes_from_the_checkpoint_that_is_named(interrupted):
+    with pytest.raises(ValueError, match="resume_from_checkpoint is 'nowhere', but it is not a folder"):
+        resumed(interrupted, resume_from_checkpoint="nowhere")
+    result = resumed(interrupted, resume_from_checkpoint=str(interrupted / "run" / "checkpoint-5"))
+    assert result.metrics == resumed(interrupted, resume_from_checkpoint="True").metrics
+    training = arguments(interrupted / "empty", resume_from_checkpoint="True")
+    with pytest.raises(ValueError, match="resume_from_checkpoint is True, but .*empty has no whole checkpoint"):
+        run_text(interrupted, interrupted / "empty", training)
 
 
 def script(name, *options):
@@ -153,9 +324,15 @@ def test_the_script_trains_tests_and_describes(reviews, tmp_path):
     pytest.importorskip("jinja2")
     options = ["--model", reviews / "model", "--dataset", reviews / "data", "--objective", "vib", "--beta", "1e-2"]
     options += ["--num_train_epochs", "1", "--max_length", "48", "--report_to", "none", "--use_cpu"]
+    options += ["--logging_steps", "5", "--eval_strategy", "epoch"]
     done = script("train_text.py", *options, "--output_dir", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert "%|" not in done.stderr  # nobody watches, so there is no bar
+    assert "training for 1 epochs at learning rate 5e-05, 8 rows a step" in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("step ")]
+    for name in ("loss", "rate", "eval_accuracy", "test_nll"):
+        assert any(f" {name} " in line for line in lines), (name, lines)
+    assert done.stderr.count("pin_memory") <= 1
     assert json.loads(done.stdout)["accuracy"] == read_json(tmp_path / "run" / "result.json")["metrics"]["accuracy"]
     assert "model-index" in (tmp_path / "run" / "README.md").read_text()
 
@@ -168,6 +345,8 @@ BAD = {
     "empty data": ({"dataset": "{tmp}/empty.csv"}, "no rows|empty"),
     "missing column": ({"text_column": "words"}, "words"),
     "labels out of range": ({"dataset": "{tmp}/unlabelled.csv"}, "-1"),
+    "the other medium": ({"dataset": "digits"}, "digits"),
+    "only a test file": ({"dataset": "{tmp}/only"}, "train"),
     "no model": ({"model": "{tmp}/nowhere"}, "nowhere"),
     "corrupt weights": ({"model": "{tmp}/corrupt"}, "safetensors|header|deserializ|corrupt"),
     "missing weights": ({"model": "{tmp}/missing"}, "safetensors|weights"),
@@ -178,10 +357,10 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_one_sentence_and_leaves_no_folder(name, reviews, tmp_path, capsys):
-    import shutil
-
     from hf_vub.command_line import command
 
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "test.csv").write_text("text,label\n" + "good,1\nbad,0\n" * 5)
     (tmp_path / "empty.csv").write_text("text,label\n")
     (tmp_path / "unlabelled.csv").write_text("text,label\n" + "good,-1\nbad,-1\n" * 5)
     for kind in ("corrupt", "missing", "vub", "regression"):

@@ -22,7 +22,7 @@ from hf_vub.embeddings.extraction import Features
 from hf_vub.runs import files as results
 from hf_vub.runs.files import read_json
 from hf_vub.sweep.heads import HeadRun, train_heads
-from hf_vub.training.safeguards import last_checkpoint
+from hf_vub.training.checkpoints import last_checkpoint
 
 REFUSED = (ValueError, TypeError, OSError, RuntimeError, LookupError, AttributeError, EOFError, pickle.UnpicklingError)
 
@@ -203,7 +203,7 @@ def test_cards_of_results_from_elsewhere_stay_in_their_folder(tmp_path):
     from hf_vub.paper.report import write_cards
 
     with pytest.raises(ValueError, match="experiment is '../../evil'"):
-        write_cards({**make(), "experiment": "../../evil"}, tmp_path / "a" / "b")
+        write_cards(replace(make(), experiment="../../evil"), tmp_path / "a" / "b")
     assert list(tmp_path.iterdir()) == []
 
 

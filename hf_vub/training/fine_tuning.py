@@ -26,7 +26,7 @@ from .classifiers import NewClassifier, build_classifier
 from .frozen_stock import freeze_all_but_classifier
 from .progress import ProgressLines, SilentBar
 from .result import plain_metrics, training_result, write_card
-from .rows import prepare_rows
+from .rows import FeatureRows, prepare_rows
 from .safeguards import WatchedTrainer
 from .trainer import VUBTrainer, check_best_metric
 
@@ -156,7 +156,8 @@ def _trainer(
     if vanilla and frozen:
         freeze_all_but_classifier(network)
     vars(network)["training_record"] = _record(splits, data.dataset, model)
-    training.remove_unused_columns = training.remove_unused_columns and task == "text"
+    # Only tokenised rows have columns that the network does not take.
+    training.remove_unused_columns &= task == "text" and not isinstance(rows["train"], FeatureRows)
     training.disable_tqdm = training.disable_tqdm or not sys.stderr.isatty()
     parts: dict[str, Any] = {
         "model": network,

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from transformers import DataCollatorWithPadding, PreTrainedModel, default_data_collator
 
 from ..data.columns import find_column
-from ..data.preprocessing import image_transform, tokenize
+from ..data.preprocessing import AugmentedImages, image_transform, tokenize
 from ..data.record import TrainingRecord, row_digests
 from ..embeddings.extraction import extract
 from ..model.loading import Task
@@ -101,8 +101,6 @@ def prepare_rows(
     plain = image_transform(processor)
     rows: dict[str, Any] = {name: split.with_transform(plain) for name, split in splits.items()}
     if data.augment:
-        from ..data.preprocessing import AugmentedImages
-
         rows["train"] = AugmentedImages(splits["train"], processor, seed, flip=data.dataset != "digits")
     return rows, default_data_collator
 
@@ -162,7 +160,8 @@ def _extract(
 
 def _digests_of(dataset: Any) -> np.ndarray[Any, np.dtype[np.int64]] | None:
     """Return the sorted row digests of a data set with a column of texts or images, else None."""
-    rows = getattr(dataset, "source", dataset)
+    rows = dataset.source if isinstance(dataset, FeatureRows) else dataset
+    rows = rows.dataset if isinstance(rows, AugmentedImages) else rows
     if not isinstance(rows, datasets.Dataset) or len(rows) == 0:
         return None
     for kind in ("image", "text"):
