@@ -86,7 +86,8 @@ def stand_ins(hub, tmp_path_factory):
 @pytest.mark.parametrize("page", PYTHON)
 def test_the_python_blocks_of_a_page_run_one_after_the_other(page, stand_ins, online):
     for module in NEEDS.get(page, []):
-        pytest.importorskip(module)
+        if find_spec(module) is None:  # importing TextAttack itself would need NLTK's resources
+            pytest.skip(f"{module} is an optional extra")
     online.run(PYTHON[page], stand_ins)
 
 
