@@ -25,7 +25,7 @@ from hf_vub.data import synthetic
 from hf_vub.runs.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
-CODE = {"configuration_vub.py", "head.py", "hub.py", "information.py", "modeling_vub.py", "objectives.py"}
+CODE = {"configuration_vub.py", "head.py", "information.py", "modeling_vub.py", "objectives.py", "pooling.py"}
 WEIGHTS = {"config.json", "model.safetensors"}
 
 

@@ -45,7 +45,7 @@ class TaskClasses(NamedTuple):
     argument: str
 
 
-TASKS: dict[Task, TaskClasses] = {
+TASKS: dict[str, TaskClasses] = {
     "text": TaskClasses(AutoModelForSequenceClassification, VUBForSequenceClassification, AutoTokenizer, "tokenizer"),
     "image": TaskClasses(AutoModelForImageClassification, VUBForImageClassification, AutoImageProcessor, "processor"),
 }
@@ -67,7 +67,7 @@ class LoadedClassifier(NamedTuple):
 
 def load_classifier(
     model: nn.Module | str | Path,
-    task: Task,
+    task: str,
     *,
     processor: Any = None,
     revision: str | None = None,
@@ -94,8 +94,7 @@ def load_classifier(
     Example:
         >>> network, tokenizer, name = load_classifier("user/vub-bert-imdb", "text")  # doctest: +SKIP
     """
-    if task not in TASKS:
-        raise ValueError(f"task must be 'text' or 'image', but is {task!r}")
+    kinds = _classes(task)
     if dtype not in (None, "float32", "bfloat16"):
         raise ValueError(f"dtype must be None, 'float32' or 'bfloat16', but is {dtype!r}")
     name = classifier_name(model)
@@ -112,9 +111,7 @@ def load_classifier(
     if isinstance(model, nn.Module):
         network = _in_dtype(model, dtype)
     else:
-        network = load(
-            TASKS[task].stock, name, dtype=dtype or "auto", revision=revision, trust_remote_code=trust_remote_code
-        )
+        network = load(kinds.stock, name, dtype=dtype or "auto", revision=revision, trust_remote_code=trust_remote_code)
         if isinstance(processor, PreTrainedTokenizerBase):
             set_padding(network, processor)
     if isinstance(processor, PreTrainedTokenizerBase):
@@ -124,7 +121,7 @@ def load_classifier(
 
 def load_processor(
     name: str | Path,
-    task: Task,
+    task: str,
     *,
     revision: str | None = None,
     trust_remote_code: bool = False,
@@ -143,7 +140,7 @@ def load_processor(
         ValueError: a file of it cannot be read, or it asks for code.
         OSError: if there is none.
     """
-    processor = load(TASKS[task].processor, str(name), revision=revision, trust_remote_code=trust_remote_code)
+    processor = load(_classes(task).processor, str(name), revision=revision, trust_remote_code=trust_remote_code)
     if isinstance(processor, PreTrainedTokenizerBase) and processor.pad_token is None:
         processor.pad_token = processor.eos_token
     if savable and hasattr(processor, "data_config"):
@@ -180,7 +177,14 @@ def set_padding(network: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
         config.pad_token_id = tokenizer.pad_token_id
 
 
-def _processor_of(model: nn.Module, task: Task, revision: str | None, trust_remote_code: bool) -> Any:
+def _classes(task: str) -> TaskClasses:
+    """Return the classes of a task; raise ValueError for an unknown one."""
+    if task not in TASKS:
+        raise ValueError(f"task must be 'text' or 'image', but is {task!r}")
+    return TASKS[task]
+
+
+def _processor_of(model: nn.Module, task: str, revision: str | None, trust_remote_code: bool) -> Any:
     """Return the tokenizer or image processor of the checkpoint that a module was loaded from."""
     source = str(getattr(model, "name_or_path", "") or "")
     revision = revision or getattr(getattr(model, "config", None), "_commit_hash", None)

@@ -11,6 +11,7 @@ from hf_vub import VUBConfig, VUBForImageClassification, VUBForSequenceClassific
 TEXT_BACKBONES = {
     "bert": {"model_type": "bert", "intermediate_size": 48},
     "roberta": {"model_type": "roberta", "intermediate_size": 48, "max_position_embeddings": 40, "pad_token_id": 1},
+    "mpnet": {"model_type": "mpnet", "intermediate_size": 48, "pad_token_id": 0},
     "distilbert": {"model_type": "distilbert", "dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48},
     "electra": {"model_type": "electra", "intermediate_size": 48, "embedding_size": 32},
     "deberta-v2": {
