@@ -35,6 +35,18 @@ def test_attack_success_counts_what_was_right_before(tmp_path):
     assert metric.compute(predictions=scores, references=[0, 0, 1, 1])["attack_success_rate"] == 0.5
 
 
+def test_calibration_error_has_15_bins_unless_told_otherwise(tmp_path):
+    logits = 3 * np.random.default_rng(0).normal(size=(400, 5))
+    labels = np.arange(400) % 5
+    metric = load(evaluate_modules.EXPECTED_CALIBRATION_ERROR, tmp_path)
+    found = [
+        metric.compute(predictions=logits, references=labels, **bins)["expected_calibration_error"]
+        for bins in ({}, {"bins": 15}, {"bins": 10})
+    ]
+    assert found[0] == found[1] == expected_calibration_error(logits, labels, 15)
+    assert found[2] == expected_calibration_error(logits, labels, 10) != found[0]
+
+
 def test_the_rate_is_that_of_the_bottleneck(tmp_path):
     head = build_model("bert").head(torch.randn(5, 32))
     metric = load(evaluate_modules.RATE, tmp_path)

@@ -1,25 +1,24 @@
 """Attack success rate, as a module of `evaluate`."""
 
-from typing import Any
-
 import evaluate
 import numpy as np
 from datasets import Features, Sequence, Value
+from numpy.typing import ArrayLike, NDArray
 
 from hf_vub.metrics import attack_summary
 
 
 class AttackSuccessRate(evaluate.Metric):
-    """Share of the inputs that were classified rightly and that an attack turned."""
+    """Share of the correctly classified inputs that an attack makes the classifier get wrong."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description="Share of the inputs that were classified rightly and that an attack turned, with the accuracy "
-            "before and after the attack over all inputs.",
+            description="Share of the correctly classified inputs that an attack makes the classifier get wrong, with "
+            "the accuracy before and after the attack over all inputs.",
             citation="",
             inputs_description="predictions: under attack, classes (rows,) or scores (rows, classes). references: "
-            "labels (rows,). clean_predictions: without attack, in either form; where they are left out, all inputs "
-            "count as classified rightly.",
+            "labels (rows,). clean_predictions: without attack, in either form; without them all inputs count as "
+            "classified correctly.",
             features=[
                 Features({"predictions": Value("int64"), "references": Value("int64")}),
                 Features({"predictions": Sequence(Value("float64")), "references": Value("int64")}),
@@ -27,14 +26,23 @@ class AttackSuccessRate(evaluate.Metric):
         )
 
     def _compute(
-        self, *, predictions: Any, references: Any, clean_predictions: Any = None, **others: Any
+        self,
+        *,
+        predictions: ArrayLike,
+        references: ArrayLike,
+        clean_predictions: ArrayLike | None = None,
+        **others: object,
     ) -> dict[str, float | None]:
         labels = np.asarray(references)
         before = np.ones(len(labels), bool) if clean_predictions is None else _classes(clean_predictions) == labels
-        found = attack_summary(before, _classes(predictions) == labels)
-        return {name: found[name] for name in ("attack_success_rate", "accuracy_under_attack", "clean_accuracy")}
+        rates = attack_summary(before, _classes(predictions) == labels)
+        return {
+            "attack_success_rate": rates["attack_success_rate"],
+            "accuracy_under_attack": rates["accuracy_under_attack"],
+            "clean_accuracy": rates["clean_accuracy"],
+        }
 
 
-def _classes(predictions: Any) -> Any:
+def _classes(predictions: ArrayLike) -> NDArray[np.int64]:
     values = np.asarray(predictions)
     return values.argmax(axis=1) if values.ndim == 2 else values

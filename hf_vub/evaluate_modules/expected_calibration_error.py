@@ -1,9 +1,8 @@
 """Expected calibration error, as a module of `evaluate`."""
 
-from typing import Any
-
 import evaluate
 from datasets import Features, Sequence, Value
+from numpy.typing import ArrayLike
 
 from hf_vub.metrics import expected_calibration_error
 
@@ -16,12 +15,18 @@ class ExpectedCalibrationError(evaluate.Metric):
             description="Mean gap between confidence and accuracy over bins of equal width, between 0 and 1.",
             citation="Guo et al., On Calibration of Modern Neural Networks, ICML 2017, eq. 3",
             inputs_description="predictions: logits (rows, classes), or with probabilities=True rows of probabilities. "
-            "references: labels (rows,). bins: how many, 15 by default.",
+            "references: labels (rows,). bins: their number, 15 by default.",
             features=Features({"predictions": Sequence(Value("float64")), "references": Value("int64")}),
         )
 
     def _compute(
-        self, *, predictions: Any, references: Any, bins: int = 15, probabilities: bool = False, **others: Any
+        self,
+        *,
+        predictions: ArrayLike,
+        references: ArrayLike,
+        bins: int = 15,
+        probabilities: bool = False,
+        **others: object,
     ) -> dict[str, float]:
-        found = expected_calibration_error(predictions, references, bins, probabilities=probabilities)
-        return {"expected_calibration_error": found}
+        error = expected_calibration_error(predictions, references, bins, probabilities=probabilities)
+        return {"expected_calibration_error": error}
