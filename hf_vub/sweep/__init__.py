@@ -1,7 +1,8 @@
 """Many heads trained at once on cached features: the grid of objective, beta and seed in one call.
 
-Start with ``heads`` (``train_heads``); ``stacked_heads`` has the gradients in closed form, ``seeding`` what a run draws
-from its seed. A run gives the same head alone as in a sweep, and the same as the Trainer. No backbone is touched here.
+Start with ``heads`` (``train_heads``); ``grid`` divides and resumes the runs, ``stacked_heads`` has the gradients in
+closed form, ``seeding`` the random draws, ``baselines`` the classifiers to compare with. A run gives the same head
+alone as in a sweep, and the same as the Trainer. This wing never runs a backbone.
 """
 
 import lazy_loader

@@ -1,14 +1,11 @@
-"""Rows of features and labels: checks and a digest."""
-
-import hashlib
-from collections.abc import Iterator
+"""Rows of features and labels, checked before any work."""
 
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 BLOCK_ROWS = 1024
-"""Rows that are checked, digested or evaluated at once, so that memory-mapped features stay on disk."""
+"""Rows that are read at once, so that memory-mapped features stay on disk."""
 
 Rows = Tensor | ArrayLike
 """A tensor, an array (memory-mapped or not) or nested lists."""
@@ -42,10 +39,11 @@ def check_rows(features: Rows, labels: Rows, num_labels: int, prefix: str = "") 
         raise ValueError(
             f"{prefix}labels span {low} to {high}; with num_labels={num_labels} they must be 0 to {num_labels - 1}"
         )
-    for first, block in _blocks(features):
+    for number, block in enumerate(features.split(BLOCK_ROWS)):
         finite = block.isfinite().all(1)
         if not finite.all():
-            raise ValueError(f"{prefix}features are not finite in row {first + int(finite.int().argmin())}")
+            row = number * BLOCK_ROWS + int(finite.int().argmin())
+            raise ValueError(f"{prefix}features are not finite in row {row}")
     return features, labels.long()
 
 
@@ -65,17 +63,3 @@ def check_held_out(
     if rows.shape[1] != features.shape[1]:
         raise ValueError(f"{prefix}features have {rows.shape[1]} columns, but features have {features.shape[1]}")
     return rows, labels
-
-
-def rows_digest(features: Tensor, labels: Tensor) -> str:
-    """Return the sha256 of features and labels, read in blocks."""
-    content = hashlib.sha256(f"{features.dtype} {tuple(features.shape)}".encode())
-    for tensor in (features, labels):
-        for _, block in _blocks(tensor):
-            content.update(block.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return content.hexdigest()
-
-
-def _blocks(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
-    for first in range(0, len(tensor), BLOCK_ROWS):
-        yield first, tensor[first : first + BLOCK_ROWS]

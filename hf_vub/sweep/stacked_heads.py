@@ -9,12 +9,12 @@ batch, the gradients that start the backward pass are
     \partial L/\partial \mu &= \partial L/\partial z + \beta \mu / B \\
     \partial L/\partial \sigma &= \epsilon\, \partial L/\partial z + \beta (\sigma - 1/\sigma) / B
 
-A step is bound by memory: Adam reads and writes three numbers per weight. So the gradient of a layer goes into Adam as
-soon as it is there, and the gradients of all layers never exist together. (Smaller blocks of a gradient, which stay in
-the second-level cache, were tried: their many products cost more than they save.)
+Memory bandwidth limits a step: Adam reads and writes three numbers per weight. So the gradient of a layer goes into
+Adam as soon as it is computed, and the gradients of all layers never exist together. (Smaller blocks of a gradient,
+which stay in the second-level cache, were tried: their many small products cost more than they save.)
 
-A single head has no run dimension inside: its matrices go to plain products, and the many small operations of a step,
-which on a CPU take a quarter of its time, have no dimension to add and to remove.
+A single head has no run dimension inside: its matrices take part in plain matrix products, and the many small
+operations of a step, a quarter of its time on a CPU, have no dimension to add and remove.
 """
 
 import math
@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..compute.kernels import product, suits_onednn
+from ..compute.kernels import onednn_linear, suits_onednn
 from ..model.head import VUBHead
 from ..model.information import gaussian_entropy
 from ..model.objectives import objective_terms, weighted_loss
@@ -35,10 +35,10 @@ W2, B2 = "bottleneck_encoder.2.weight", "bottleneck_encoder.2.bias"
 W3, B3 = "bottleneck_decoder.weight", "bottleneck_decoder.bias"
 
 MEASURES = ("loss", "cross_entropy", "rate", "entropy", "posterior_entropy")
-"""What is reported of every run and row, in this order; nats."""
+"""Values reported for every run and row, in this order; nats."""
 
 SMALL = 2**14
-"""Numbers in a gradient up to which a call of Adam costs more than its arithmetic: these share one."""
+"""Gradients with fewer numbers share one call of Adam, which costs more than its arithmetic."""
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Objectives:
 
 @dataclass
 class Forward:
-    """What the backward pass needs of a forward pass; each tensor starts with (runs, batch), or (batch) of one run."""
+    """Results of a forward pass that the backward pass needs, each of shape (runs, batch, ...), or (batch, ...)."""
 
     features: Tensor
     hidden: Tensor
@@ -65,7 +65,7 @@ class Forward:
 
 
 class StackedHeads:
-    """Heads with a leading run dimension, and their Adam moments; one head alone is held without that dimension.
+    """Heads with a leading run dimension, and their Adam moments; a single head has no such dimension.
 
     Args:
         heads: of one shape, dtype and device.
@@ -84,8 +84,8 @@ class StackedHeads:
         if self.single:
             one_run = (objectives.rate_weight[0], objectives.entropy_weight[0])
             self.objectives = Objectives(*one_run, objectives.label_entropy)
-        stacked = {name: torch.stack([own[name].detach() for own in named]) for name in named[0]}
-        self.weights = {name: own[0] if self.single else own for name, own in stacked.items()}
+        stacked = {name: torch.stack([head[name].detach() for head in named]) for name in named[0]}
+        self.weights = {name: weights[0] if self.single else weights for name, weights in stacked.items()}
         self.first = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
         self.second = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
         self.step = torch.zeros((), device=self.weights[W1].device)
@@ -94,7 +94,7 @@ class StackedHeads:
 
     @torch.inference_mode()
     def train_block(self, features: Tensor, labels: Tensor, noise: Tensor, learning_rate: float) -> Tensor:
-        """A step of Adam for every run on each of some batches of its own, the last of which may be smaller.
+        """Take one step of Adam for every run and batch. Each run has its own batches; the last may be smaller.
 
         Args:
             features: shape (runs, rows, feature_size), batch after batch.
@@ -114,7 +114,7 @@ class StackedHeads:
         return log.unsqueeze(1) if self.single else log
 
     def train_step(self, features: Tensor, labels: Tensor, noise: Tensor, learning_rate: float) -> Forward:
-        """One step on one batch, without the run dimension for a single run; the forward pass before the step."""
+        """Take one step on one batch, without the run dimension for a single run; return the forward pass before it."""
         passed = self.forward(features, noise)
         self.step += 1
         small: dict[str, Tensor] = {}
@@ -127,7 +127,7 @@ class StackedHeads:
         return passed
 
     def forward(self, features: Tensor, noise: Tensor) -> Forward:
-        """Stochastic pass of (runs, batch, feature_size), the noise given."""
+        """Pass features (runs, batch, feature_size) through the heads, with the given noise."""
         hidden = self._linear(features, W1, B1, relu=True)
         mean, raw_scale = self._linear(hidden, W2, B2).chunk(2, dim=-1)
         scale = F.softplus(raw_scale)
@@ -136,38 +136,38 @@ class StackedHeads:
         return Forward(features, hidden, mean, raw_scale, scale, noise, latent, logits)
 
     def measure(self, passed: Sequence[Forward], labels: Tensor) -> Tensor:
-        """MEASURES of every run and row in some forward passes, shape (len(MEASURES), runs, rows)."""
+        """Return MEASURES of every run and row of some forward passes, shape (len(MEASURES), runs, rows)."""
         mean, scale, logits = (
             torch.cat([getattr(one, name) for one in passed], dim=-2) for name in ("mean", "scale", "logits")
         )
         terms = objective_terms(mean, scale, logits.unsqueeze(0), labels)
-        own = self.objectives
-        loss = weighted_loss(terms, own.rate_weight, own.entropy_weight, own.label_entropy)
+        weights = self.objectives
+        loss = weighted_loss(terms, weights.rate_weight, weights.entropy_weight, weights.label_entropy)
         assert terms.cross_entropy is not None
         return torch.stack([loss, terms.cross_entropy, terms.rate, terms.entropy, gaussian_entropy(scale)])
 
     def gradients(self, passed: Forward, labels: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """The gradients of the mean losses by parameter; once one is there, its parameter may be changed."""
-        own = self.objectives
+        """Yield the gradients of the mean losses by parameter; once one is yielded, its parameter may be changed."""
+        weights = self.objectives
         batch = labels.shape[-1]
         log_c = F.log_softmax(passed.logits, dim=-1)
         c = log_c.exp()
         negative_entropy = (c * log_c).sum(-1, keepdim=True)
-        weight = own.entropy_weight.unsqueeze(-1) * (negative_entropy >= -own.label_entropy)
-        d_logits = torch.addcmul(c, c, weight * (log_c - negative_entropy))
+        entropy_weight = weights.entropy_weight.unsqueeze(-1) * (negative_entropy >= -weights.label_entropy)
+        d_logits = torch.addcmul(c, c, entropy_weight * (log_c - negative_entropy))
         d_logits.scatter_add_(-1, labels.unsqueeze(-1), self._minus_one.expand(*labels.shape, 1))
         d_logits /= batch
 
         d_latent = self._back(d_logits, W3)
         yield from self._layer(W3, B3, d_logits, passed.latent)
 
-        rate = own.rate_weight.unsqueeze(-1) / batch
+        rate_weight = weights.rate_weight.unsqueeze(-1) / batch
         d_encoded = passed.mean.new_empty(*labels.shape, 2 * d_latent.shape[-1])
         d_mean, d_raw = d_encoded.chunk(2, dim=-1)
-        torch.addcmul(d_latent, passed.mean, rate, out=d_mean)
+        torch.addcmul(d_latent, passed.mean, rate_weight, out=d_mean)
         # An underflowed scale has a constant logarithm in the rate, see information.gaussian_rate.
         inverse = F.threshold(passed.scale, torch.finfo(passed.scale.dtype).tiny, math.inf).reciprocal_()
-        d_scale = torch.addcmul(d_latent * passed.noise, passed.scale - inverse, rate)
+        d_scale = torch.addcmul(d_latent * passed.noise, passed.scale - inverse, rate_weight)
         torch.ops.aten.softplus_backward.grad_input(d_scale, passed.raw_scale, 1.0, 20.0, grad_input=d_raw)
 
         d_hidden = self._back(d_encoded, W2)
@@ -176,25 +176,25 @@ class StackedHeads:
         yield from self._layer(W1, B1, d_hidden, passed.features)
 
     def head(self, run: int) -> VUBHead:
-        """One of the heads as a module of its own, on the CPU."""
+        """Return one of the heads as a separate module, on the CPU."""
         size, (classes, latent) = self.weights[W1].shape[-1], self.weights[W3].shape[-2:]
         with torch.device("meta"):
             head = VUBHead(size, classes, latent)
-        own = {name: self._of(run, stacked).detach().cpu().clone() for name, stacked in self.weights.items()}
-        head.load_state_dict(own, assign=True)
+        weights = {name: self._of(run, stacked).detach().cpu().clone() for name, stacked in self.weights.items()}
+        head.load_state_dict(weights, assign=True)
         return head.requires_grad_(True)
 
     def state(self, run: int) -> dict[str, Tensor]:
-        """Weights and moments of one run on the CPU, by "weights.", "first." or "second." and the parameter's name."""
+        """Return weights and moments of one run on the CPU, as "weights.", "first." or "second." plus the parameter."""
         groups = {"weights": self.weights, "first": self.first, "second": self.second}
         return {
-            f"{group}.{name}": self._of(run, own).cpu()
-            for group, stacked in groups.items()
-            for name, own in stacked.items()
+            f"{group}.{name}": self._of(run, stacked).cpu()
+            for group, by_name in groups.items()
+            for name, stacked in by_name.items()
         }
 
     def load_state(self, run: int, state: dict[str, Tensor], step: int) -> None:
-        """Take one run back to a former ``state``, reached after ``step`` steps; all runs are at the same step."""
+        """Set one run to a saved ``state``, reached after ``step`` steps; all runs are at the same step."""
         for name, tensor in state.items():
             group, parameter = name.split(".", 1)
             self._of(run, getattr(self, group)[parameter]).copy_(tensor)
@@ -221,26 +221,26 @@ class StackedHeads:
         )
 
     def _linear(self, entered: Tensor, weight: str, bias: str, relu: bool = False) -> Tensor:
-        """What comes out of a layer."""
-        own, offset = self.weights[weight], self.weights[bias]
+        """Return the output of a layer."""
+        weights, offset = self.weights[weight], self.weights[bias]
         if weight in self._onednn:
-            return product(entered, own, offset, "relu" if relu else "none")
+            return onednn_linear(entered, weights, offset, "relu" if relu else "none")
         if self.single:
-            left = torch.addmm(offset, entered, own.mT)
+            output = torch.addmm(offset, entered, weights.mT)
         else:
-            left = torch.baddbmm(offset.unsqueeze(1), entered, own.mT)
-        return left.relu_() if relu else left
+            output = torch.baddbmm(offset.unsqueeze(1), entered, weights.mT)
+        return output.relu_() if relu else output
 
     def _back(self, d_output: Tensor, weight: str) -> Tensor:
-        """The gradient of what entered a layer."""
+        """Return the gradient of a layer's input."""
         if weight in self._onednn:
-            return product(d_output, self.weights[weight].mT)
+            return onednn_linear(d_output, self.weights[weight].mT)
         return torch.matmul(d_output, self.weights[weight])
 
     def _layer(self, weight: str, bias: str, d_output: Tensor, entered: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """The gradients of a layer's parameters."""
+        """Yield the gradients of a layer's parameters."""
         if weight in self._onednn:
-            yield weight, product(d_output.mT, entered.mT)
+            yield weight, onednn_linear(d_output.mT, entered.mT)
         else:
             yield weight, torch.matmul(d_output.mT, entered)
         yield bias, d_output.sum(-2)
