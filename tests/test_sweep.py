@@ -19,8 +19,9 @@ from hf_vub.compute.cores import divide
 from hf_vub.model.head import VUBHead
 from hf_vub.model.information import categorical_entropy, gaussian_entropy, label_entropy, prior_entropy
 from hf_vub.model.objectives import objective_loss, objective_terms
-from hf_vub.sweep import heads as sweep
+from hf_vub.sweep import grid
 from hf_vub.sweep.heads import HeadRun
+from hf_vub.sweep.rows import BLOCK_ROWS
 from hf_vub.sweep.seeding import NOISE_STEPS, data_order, draw_noise, initial_head
 from hf_vub.sweep.stacked_heads import MEASURES, Objectives, StackedHeads
 
@@ -254,7 +255,7 @@ def test_what_goes_wrong_in_another_process_is_said_as_in_this_one(cores):
 @forked
 def test_a_lost_process_is_named_and_its_finished_runs_are_kept(cores, tmp_path, monkeypatch):
     expected = [bits(result) for result in train()]
-    train_epoch, here = sweep._Sweep._train_epoch, os.getpid()
+    train_epoch, here = grid.Grid._train_epoch, os.getpid()
 
     def lost(self, stack, runs, epoch):
         if runs == [RUNS[2]] and os.getpid() != here:
@@ -263,8 +264,8 @@ def test_a_lost_process_is_named_and_its_finished_runs_are_kept(cores, tmp_path,
 
     cores(2)
     with monkeypatch.context() as patched:
-        patched.setattr(sweep._Sweep, "_train_epoch", lost)
-        with pytest.raises(RuntimeError, match=r"a process was lost \(SIGKILL\)"):
+        patched.setattr(grid.Grid, "_train_epoch", lost)
+        with pytest.raises(RuntimeError, match=r"a process was killed \(SIGKILL\)"):
             train(checkpoint_dir=tmp_path)
     assert not multiprocessing.active_children()
     assert [bits(result) for result in train(checkpoint_dir=tmp_path)] == expected
@@ -328,24 +329,24 @@ def test_training_lowers_the_loss_and_learns():
     assert result.evaluate(*problem(seed=1))["accuracy"] > 0.75
 
 
-def test_dead_bottlenecks_are_told_of_by_grid_point(caplog):
+def test_collapse_is_reported_once_per_grid_point(caplog):
     features, labels = problem()
     runs = [HeadRun("vub", beta=50.0, seed=seed) for seed in (0, 1)] + [HeadRun("vib", beta=1e-3)]
     with caplog.at_level("WARNING", "hf_vub"):
         train(runs, features, labels, epochs=150, learning_rate=2e-2)
-    told = [record.getMessage() for record in caplog.records]
-    assert [line.partition(":")[0] for line in told] == [
+    warned = [record.getMessage() for record in caplog.records]
+    assert [line.partition(":")[0] for line in warned] == [
         "KL collapse in 2 runs of vub at beta=50",
         "saturation in 2 runs of vub at beta=50",
     ]
-    assert "lower beta" in told[0]
+    assert "lower beta" in warned[0]
 
 
 def test_evaluation_is_the_heads_and_the_metrics():
     from hf_vub.metrics.classification import classification_metrics
 
     result = train([RUNS[2]])[0]
-    features, labels = problem(rows=sweep.EVALUATION_ROWS + 7, seed=1)
+    features, labels = problem(rows=BLOCK_ROWS + 7, seed=1)
     measured = result.evaluate(features.numpy(), labels.tolist())
     out = result.head(features)
     terms = objective_terms(out.mean, out.scale, out.draws, labels)
@@ -387,7 +388,7 @@ def test_a_killed_sweep_goes_on_to_the_same_bits(saves, tmp_path, monkeypatch):
     held_out = problem(seed=1)
     options = {"epochs": 4, "save_every": 2, "eval_features": held_out[0], "eval_labels": held_out[1]}
     undisturbed = train(**options)
-    save = sweep._Sweep._save
+    save = grid.Grid._save
     left = iter(range(saves))
 
     def save_or_die(*arguments):
@@ -396,7 +397,7 @@ def test_a_killed_sweep_goes_on_to_the_same_bits(saves, tmp_path, monkeypatch):
         save(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(sweep._Sweep, "_save", save_or_die)
+        patched.setattr(grid.Grid, "_save", save_or_die)
         with pytest.raises(Killed):
             train(checkpoint_dir=tmp_path, **options)
     for _ in range(2):  # the second time everything comes from the folder
