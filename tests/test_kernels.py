@@ -66,7 +66,7 @@ def test_weights_are_put_in_order_once_and_again_when_they_change():
         with fast:
             found = layer(entered)
         torch.testing.assert_close(found, F.linear(entered, layer.weight, layer.bias), atol=2e-2, rtol=2e-2)
-        return fast._in_order(layer.weight)
+        return fast._reorder(layer.weight)
 
     first = output()
     assert output() is first
@@ -82,9 +82,9 @@ def test_no_more_weights_are_kept_twice_than_allowed(monkeypatch):
     monkeypatch.setattr(kernels, "PACKED", 150_000)
     small, large = nn.Linear(300, 400).bfloat16(), nn.Linear(300, 400).bfloat16()
     fast = FastKernels()
-    assert fast._in_order(small.weight) is not small.weight
-    assert fast._in_order(large.weight) is large.weight
-    assert fast._in_order(small.weight) is not small.weight
+    assert fast._reorder(small.weight) is not small.weight
+    assert fast._reorder(large.weight) is large.weight
+    assert fast._reorder(small.weight) is not small.weight
 
 
 def masks(rows, length, others):

@@ -1,4 +1,4 @@
-"""Convolutional networks as fast as they go while an attack searches; what they compute stays the same."""
+"""Faster convolutional networks while an attack searches, with the same results."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from .contexts import seeded
 
 LARGE_BATCH = 2**17
-"""Positions (batch times height times width) from which kernels in channels-last order are the faster ones on a CPU."""
+"""Positions (batch times height times width) from which channels-last kernels are faster on a CPU."""
 
 
 @contextlib.contextmanager
 def fast_convolutions(model: nn.Module, pixels: Tensor) -> Iterator[None]:
-    r"""Batch norms folded into the convolutions before them, and kernels in the order that suits the batch.
+    r"""Fold batch norms into the convolutions before them, and put kernels in the order that suits the batch.
 
     In evaluation mode a batch norm scales and shifts each channel by constants, so that
 
@@ -24,13 +24,13 @@ def fast_convolutions(model: nn.Module, pixels: Tensor) -> Iterator[None]:
         \gamma \, \frac{w * x + b - \mu}{\sqrt{v + \epsilon}} + \beta
         = \frac{\gamma w}{\sqrt{v + \epsilon}} * x + \frac{\gamma (b - \mu)}{\sqrt{v + \epsilon}} + \beta
 
-    is one convolution. Which norm follows which convolution is seen in a forward pass of one image; where its logits
-    then differ by more than rounding, as something else reads a convolution's output too, nothing is folded. All is
-    put back after the block.
+    is one convolution. A forward pass of one image shows which norm follows which convolution. If folding changes its
+    logits by more than rounding, because something else reads a convolution's output too, nothing is folded. Everything
+    is restored after the block.
 
     Args:
         model: from pixels to logits, in evaluation mode.
-        pixels: the batch to come, shape (batch, channels, height, width).
+        pixels: the batch to be attacked, shape (batch, channels, height, width).
     """
     with contextlib.ExitStack() as undo:
         _fold(model, pixels[:1], undo)
@@ -42,11 +42,11 @@ def fast_convolutions(model: nn.Module, pixels: Tensor) -> Iterator[None]:
 
 
 def _fold(model: nn.Module, image: Tensor, undo: contextlib.ExitStack) -> None:
-    """Fold what can be folded, if that changes nothing for an image; ``undo`` takes it back."""
-    if not len(image) or not any(_plain(module, nn.BatchNorm2d) for module in model.modules()):
+    """Fold every norm that can be folded, if that does not change the logits of an image; ``undo`` restores them."""
+    if not len(image) or not any(_is_plain(module, nn.BatchNorm2d) for module in model.modules()):
         return
-    with seeded(0), torch.no_grad(), _watched(model) as pairs:
-        plain = model(image)
+    with seeded(0), torch.no_grad(), _recorded_pairs(model) as pairs:
+        expected = model(image)
     with contextlib.ExitStack() as folding:
         for convolution, norm in pairs:
             folding.callback(_unfold, convolution, convolution.weight, convolution.bias, norm)
@@ -57,10 +57,10 @@ def _fold(model: nn.Module, image: Tensor, undo: contextlib.ExitStack) -> None:
                     convolution.weight, convolution.bias, mean, variance, norm.eps, norm.weight, norm.bias
                 )
             )
-            norm.forward = _unchanged
+            norm.forward = _identity
         with seeded(0), torch.no_grad():
             folded = model(image)
-        if torch.allclose(folded, plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max())):
+        if torch.allclose(folded, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
             undo.push(folding.pop_all())
 
 
@@ -69,15 +69,15 @@ def _unfold(convolution: nn.Conv2d, weight: Tensor, bias: Tensor | None, norm: n
     vars(norm).pop("forward", None)
 
 
-def _unchanged(entered: Tensor) -> Tensor:
+def _identity(entered: Tensor) -> Tensor:
     return entered
 
 
 @contextlib.contextmanager
-def _watched(model: nn.Module) -> Iterator[list[tuple[nn.Conv2d, Any]]]:
-    """The convolutions and the batch norms right after them, each called once in the block."""
+def _recorded_pairs(model: nn.Module) -> Iterator[list[tuple[nn.Conv2d, Any]]]:
+    """Record the convolutions and the batch norms right after them that are called exactly once in the block."""
     pairs: list[tuple[nn.Conv2d, Any]] = []
-    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # holds on to the tensors, so that no two share an id
+    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # keeps the tensors alive, so that no two share an id
     calls: dict[nn.Module, int] = {}
 
     def after(convolution: nn.Conv2d, entered: Any, output: Tensor) -> None:
@@ -89,18 +89,18 @@ def _watched(model: nn.Module) -> Iterator[list[tuple[nn.Conv2d, Any]]]:
         if id(entered[0]) in outputs:
             pairs.append((outputs[id(entered[0])][0], norm))
 
-    with contextlib.ExitStack() as watching:
+    with contextlib.ExitStack() as hooks:
         for module in model.modules():
-            if _plain(module, nn.Conv2d):
-                watching.callback(module.register_forward_hook(after).remove)
-            elif _plain(module, nn.BatchNorm2d):
-                watching.callback(module.register_forward_pre_hook(before).remove)
+            if _is_plain(module, nn.Conv2d):
+                hooks.callback(module.register_forward_hook(after).remove)
+            elif _is_plain(module, nn.BatchNorm2d):
+                hooks.callback(module.register_forward_pre_hook(before).remove)
         yield pairs
     pairs[:] = [pair for pair in pairs if calls[pair[0]] == calls[pair[1]] == 1]
 
 
-def _plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a module is of that very class, in evaluation mode, and nobody watches or replaces what it does."""
+def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Return whether a module is of that very class, in evaluation mode, without hooks or a replaced forward."""
     if type(module) is not kind or "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks:
         return False
     if kind is nn.BatchNorm2d:

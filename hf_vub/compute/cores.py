@@ -1,4 +1,4 @@
-"""Independent jobs on the cores of a CPU: in processes forked for them, as threads of one wait for one interpreter."""
+"""Independent jobs on the cores of a CPU, in forked processes: threads would wait for one interpreter."""
 
 import ctypes
 import multiprocessing
@@ -13,28 +13,27 @@ import torch
 from torch.multiprocessing import ProcessExitedException, start_processes
 
 Job = Callable[[int, Callable[[int], Any]], None]
-"""Takes the number of the job, and what it calls with every bit of progress."""
+"""Takes the number of the job, and a function that it calls with its progress."""
 
 
 def usable_cores(jobs: int) -> int:
-    """Processes to divide so many jobs among: one per thread of torch; 1, this one, where forking is not safe."""
+    """Return how many processes to use for so many jobs: one per thread of torch, or 1 where forking is not safe."""
     can_fork = sys.platform == "linux" and not multiprocessing.current_process().daemon
     return max(1, min(torch.get_num_threads(), jobs)) if can_fork else 1
 
 
 def divide(jobs: int, job: Job, processes: int, progress: Callable[[int], Any]) -> None:
-    """Do jobs 0 to ``jobs - 1``, each process taking the next one when it is done with another; torch has one thread.
+    """Run jobs 0 to ``jobs - 1``; each process takes the next one when it is done, and gives torch one thread.
 
     Args:
-        jobs: how many.
-        job: is called with a job's number; what it finds it must leave in files where there are several processes.
-        processes: as :func:`usable_cores` says; with 1 the jobs are done here.
-        progress: is called in this process with what jobs report.
+        jobs: number of jobs.
+        job: is called with a job's number. With several processes it must write its results to files.
+        processes: see :func:`usable_cores`; with 1 the jobs run in this process.
+        progress: is called in this process with the progress that jobs report.
 
     Raises:
         RuntimeError: a process was killed.
-        Exception: whatever a job raises; all others are stopped then, as they are by an interrupt or by the end of
-            this process.
+        Exception: whatever a job raises. All others are then stopped, as by an interrupt or the end of this process.
     """
     if processes == 1:
         with one_thread():
@@ -43,10 +42,10 @@ def divide(jobs: int, job: Job, processes: int, progress: Callable[[int], Any]) 
         return
     taken, done = multiprocessing.Value("q", 0), multiprocessing.RawArray("q", processes)
     failures: Any = multiprocessing.SimpleQueue()
-    told = 0
+    reported = 0
 
     def work(place: int) -> None:
-        # The end of the first process comes as an interrupt, which a shell's background jobs are born to ignore.
+        # The parent stops this process by an interrupt, which background jobs of a shell ignore by default.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         torch.set_num_threads(1)
         _keep_memory()
@@ -70,12 +69,12 @@ def divide(jobs: int, job: Job, processes: int, progress: Callable[[int], Any]) 
     context = start_processes(work, nprocs=processes, join=False, start_method="fork")
     try:
         while not context.join(timeout=0.2) and failures.empty():
-            progress(sum(done) - told)
-            told = sum(done)
+            progress(sum(done) - reported)
+            reported = sum(done)
     except ProcessExitedException as error:
         raise RuntimeError(
-            f"a process was lost ({error.signal_name or error.exit_code}), perhaps for want of memory; what had been "
-            "saved is kept, and the same call goes on from there"
+            f"a process was killed ({error.signal_name or error.exit_code}), perhaps because memory ran out; finished "
+            "work is saved, and the same call resumes from it"
         ) from error
     finally:
         for process in context.processes:
@@ -84,20 +83,20 @@ def divide(jobs: int, job: Job, processes: int, progress: Callable[[int], Any]) 
             process.join()
     if not failures.empty():
         raise failures.get()
-    progress(sum(done) - told)
+    progress(sum(done) - reported)
 
 
 def _keep_memory() -> None:
-    """Let this process keep what it frees: memory given back to the system comes again page by page, with every step.
+    """Stop the allocator from returning freed memory to the system.
 
-    Gradients of a few megabytes are freed in every step: whether the allocator gives them back is chance, and costs up
-    to half of a step.
+    Every step frees gradients of a few megabytes. Whether the allocator returns them is chance, and getting them back
+    page by page costs up to half of a step.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # the GNU C library's; others have no such switch
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # only the GNU C library has it
     if mallopt is not None:
         m_trim_threshold, m_mmap_max = -1, -4  # as malloc.h numbers them
         mallopt(m_trim_threshold, -1)  # never
-        mallopt(m_mmap_max, 0)  # no allocation gets a map of its own, which would go when it is freed
+        mallopt(m_mmap_max, 0)  # no allocation in a mapping of its own, which would be unmapped when freed
 
 
 @contextmanager

@@ -1,10 +1,14 @@
-"""The dtype that a device computes fast in."""
+"""The dtype that a device computes fastest in."""
 
 import torch
 
 
 def compute_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The dtype by its name; "auto" is bfloat16 where the device multiplies it faster, else float32."""
+    """Return the dtype of a name; "auto" is bfloat16 where the device multiplies it faster, else float32.
+
+    Raises:
+        ValueError: for any other name.
+    """
     if dtype not in ("auto", "float32", "bfloat16"):
         raise ValueError(f"dtype is {dtype!r}; it must be 'auto', 'float32' or 'bfloat16'")
     if dtype != "auto":

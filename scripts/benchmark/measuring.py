@@ -221,7 +221,7 @@ def _products(size: int, dtype: torch.dtype, device: torch.device) -> list[Workl
         return 1
 
     def onednn() -> float:
-        kernels.product(left, right)
+        kernels.onednn_linear(left, right)
         return 1
 
     return [default, onednn] if device.type == "cpu" and kernels.has_onednn() else [default]
