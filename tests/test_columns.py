@@ -42,6 +42,12 @@ def test_a_usual_name_must_fit_in_type() -> None:
     assert find_column(rows(text=[1], sentence=["a"]), "text", "text") == "text"
 
 
+def test_images_in_memory_may_be_arrays() -> None:
+    assert find_column(rows(image=[[[0, 1], [2, 3]]], label=[0]), "image") == "image"
+    with pytest.raises(ValueError, match="image_column"):
+        find_column(rows(image=[1], label=[0]), "image")
+
+
 @pytest.mark.parametrize("kind", ["text", "image", "label"])
 def test_what_cannot_be_found_is_said(kind: str) -> None:
     dataset = rows(a=["x"], b=["y"], c=[1])

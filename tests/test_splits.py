@@ -262,6 +262,8 @@ def test_columns_are_joined_or_paired(tmp_path: Path) -> None:
     both = load_splits(path, text_column=["title", "text + body"], hold_out=0)["test"]
     assert both[1] == {"text": "text 1", "text_pair": "text 198 b", "label": 1}
     assert len({tuple(row_digests(rows)) for rows in (joined, pair, both)}) == 3
+    with pytest.raises(ValueError, match="text_column has twice 'body'"):
+        load_splits(path, text_column="body+body")
     with pytest.raises(ValueError, match="text_column names 3 texts"):
         load_splits(path, text_column="title,text,body")
     with pytest.raises(ValueError, match="text_column is 'lead', but the columns are title, text, body, label"):
@@ -323,6 +325,39 @@ def test_no_name_is_no_data_set() -> None:
             load_splits(name)
 
 
+@pytest.mark.parametrize("column", ["text", "label"])
+def test_text_that_is_not_utf8_is_refused(tmp_path: Path, column: str) -> None:
+    path = write_table(
+        tmp_path / "rows.parquet", **{"text": TEXTS[:10], "label": list("ab") * 5, column: ["zzzz"] * 10}
+    )
+    path.write_bytes(path.read_bytes().replace(b"zzzz", b"z\xffzz"))
+    with pytest.raises(ValueError, match=f"split 'train': the column '{column}' holds text that is not UTF-8"):
+        load_splits(path)
+
+
+def test_tables_of_two_kinds_are_refused(tmp_path: Path) -> None:
+    for name in ("train.csv", "test.tsv"):
+        write_table(tmp_path / "set" / name, text=TEXTS, label=LABELS)
+    with pytest.raises(ValueError, match=r"must be of one kind, but are \.csv, \.tsv"):
+        load_splits(tmp_path / "set")
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "json"])
+def test_a_broken_file_is_named_in_one_sentence(tmp_path: Path, suffix: str) -> None:
+    path = write_table(tmp_path / f"rows.{suffix}", text=TEXTS, label=LABELS)
+    content = path.read_bytes()
+    spoilt = {
+        "csv": b'text,label\n"a,1\n' * 3 + b"a,b,c,d\n" * 9,
+        "json": b"[[{",
+        "parquet": content[:-20] + b"rubbish rubbish PAR1",
+    }
+    path.write_bytes(spoilt[suffix])
+    with pytest.raises(ValueError, match=rf"rows\.{suffix}") as raised:
+        load_splits(path)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 350
+
+
 # Images that rows name
 
 
@@ -365,6 +400,13 @@ def test_rows_reach_nothing_else(tmp_path: Path, kind: str) -> None:
     parquet.write_table(dataset.data.table, tmp_path / "set" / "rows.parquet")
     with pytest.raises(ValueError, match="row 4 names the image .*"):
         load_splits(tmp_path / "set" / "rows.parquet")
+
+
+@pytest.mark.parametrize("values", [[3] * 4, [0.5] * 4])
+def test_a_column_without_images_is_refused(tmp_path: Path, values: list) -> None:
+    path = write_table(tmp_path / "rows.parquet", image=values, label=[0, 1, 0, 1])
+    with pytest.raises(ValueError, match="the image column must hold images, but holds"):
+        load_splits(path, image_column="image")
 
 
 def test_a_pipe_in_a_folder_of_images_is_left_out(tmp_path: Path) -> None:

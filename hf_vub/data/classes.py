@@ -8,7 +8,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
 from numpy.typing import NDArray
 
-from .columns import is_text
+from .columns import check_utf8, is_text
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,9 @@ def _read(dataset: Dataset, where: str) -> _Labels:
             f"{where}: labels must be names or whole numbers, one per row, but are {feature}; "
             "several labels per row are not supported"
         )
-    column = dataset.with_format("arrow").select_columns(["label"])[:]["label"].combine_chunks()
+    column = dataset.with_format("arrow").select_columns(["label"])[:]["label"]
+    check_utf8(column, where, "label")
+    column = column.combine_chunks()
     nan = column.is_null(nan_is_null=True).sum().as_py()
     if nan:
         raise ValueError(f"{where} has rows without a label ({nan} of {len(column)})")

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+import pyarrow as pa
 from datasets import ClassLabel, Dataset, Image, Value, concatenate_datasets
 
 Kind = Literal["text", "image", "label"]
@@ -52,7 +53,7 @@ def find_column(dataset: Dataset, kind: Kind, named: str | None = None) -> str:
 
     1. the column ``named``, whatever it holds;
     2. the first usual name (`TEXT_COLUMNS`, `IMAGE_COLUMNS`, `LABEL_COLUMNS`; in any case) whose type fits: strings for
-       texts; images, bytes or paths for images; anything for labels;
+       texts; images, arrays, bytes or paths for images; anything for labels;
     3. the only column of strings, of images or of class labels.
 
     ``label`` and ``labels`` may both be there if they agree.
@@ -113,9 +114,12 @@ def find_sources(dataset: Dataset, columns: Columns) -> Sources:
             column = find_column(dataset, other)
             raise ValueError(f"this is a data set of {other}s (column {column!r}), but {medium}s are wanted") from error
         raise
-    if label in [column for parts in inputs.values() for column in parts]:
-        raise ValueError(f"{medium}_column and label_column are both {label!r}")
-    return Sources(inputs, label)
+    sources = Sources(inputs, label)
+    for column in sources.columns[:-1]:
+        if sources.columns.count(column) > 1:
+            twice = f"{medium}_column and label_column are both" if column == label else "text_column has twice"
+            raise ValueError(f"{twice} {column!r}")
+    return sources
 
 
 def canonical(dataset: Dataset, sources: Sources, where: str) -> Dataset:
@@ -155,8 +159,7 @@ def fits(feature: Any, kind: Kind) -> bool:
     if kind == "text":
         return is_text(feature)
     if kind == "image":
-        undecoded = isinstance(feature, Mapping) and {"bytes", "path"} <= set(feature)
-        return isinstance(feature, Image) or undecoded or is_text(feature) or feature in _BINARY
+        return is_text(feature) or feature in _BINARY or not isinstance(feature, (Value, ClassLabel))
     return True
 
 
@@ -229,3 +232,12 @@ def _check_texts(dataset: Dataset, column: str, where: str) -> None:
     if values.null_count:
         row = values.is_null().to_numpy().argmax()
         raise ValueError(f"{where}: row {row} has no text ({values.null_count} of {len(values)} rows have none)")
+    check_utf8(values, where, column)
+
+
+def check_utf8(values: pa.ChunkedArray, where: str, column: str) -> None:
+    """Refuse strings that are not UTF-8: a Parquet file may hold any bytes, and only reading them would tell."""
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{where}: the column {column!r} holds text that is not UTF-8") from error

@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, Image, concatenate_datasets
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
-from .columns import fits
 from .preprocessing import disable_ghostscript
 from .tables import split_of
 
@@ -81,9 +80,10 @@ def anchor_images(dataset: Dataset, where: str, resolve: Callable[[str], str] | 
     disable_ghostscript()
     feature = dataset.features["image"]
     if not isinstance(feature, Image):
-        if not fits(feature, "image"):
-            raise ValueError(f"{where}: the image column must hold images, but holds {feature}")
-        dataset = dataset.cast_column("image", Image())
+        try:
+            dataset = dataset.cast_column("image", Image())
+        except (TypeError, ValueError, NotImplementedError) as error:
+            raise ValueError(f"{where}: the image column must hold images, but holds {feature}") from error
     if resolve is None:
         return dataset
     column = dataset.with_format("arrow").select_columns(["image"])[:]["image"]

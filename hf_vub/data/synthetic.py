@@ -274,7 +274,7 @@ def small_transformer(folder: str | Path, texts: Iterable[str]) -> str:
 
 
 def digits(seed: int = 0, test_size: float = 0.2) -> DatasetDict:
-    """Return scikit-learn's 1,797 scanned digits as RGB images of 32 x 32, with columns "image" and "label" ("0" to "9").
+    """Return scikit-learn's 1,797 scanned digits as 32 x 32 RGB images, with columns "image" and "label" ("0" to "9").
 
     The scans are 8 x 8 with 17 grey levels, enlarged with a bicubic filter; the split is stratified and drawn with
     ``seed``.

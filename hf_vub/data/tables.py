@@ -13,7 +13,7 @@ from datasets.exceptions import DatasetGenerationError
 from .columns import IMAGE_COLUMNS, LABEL_COLUMNS, TEXT_COLUMNS
 
 BUILDERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
-LOADING_ERRORS = (DatasetGenerationError, ValueError, StopIteration, RuntimeError, TypeError, NotImplementedError)
+LOADING_ERRORS = (DatasetGenerationError, ValueError, OSError, StopIteration, RuntimeError, TypeError)
 
 _SPLIT_OF_FILE = re.compile(r"(train|test|validation|valid|val|dev)(?![a-z])", re.IGNORECASE)
 
@@ -25,7 +25,7 @@ def read_tables(
     files = [file for split in by_split.values() for file in split]
     suffixes = {file.suffix.lower() for file in files}
     builders = {BUILDERS[suffix] for suffix in suffixes}
-    if len(builders) > 1:
+    if len(builders) > 1 or suffixes == {".csv", ".tsv"}:
         raise ValueError(f"the files of one data set must be of one kind, but are {', '.join(sorted(suffixes))}")
     builder = builders.pop()
     options: dict[str, Any] = {}
