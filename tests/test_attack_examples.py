@@ -1,4 +1,4 @@
-"""What an attack's folder shows: images with their perturbations, texts with their changes, whatever is in them."""
+"""Examples in an attack's folder: images with their perturbations, texts with their changes, whatever they contain."""
 
 import base64
 import io
@@ -14,13 +14,19 @@ from safetensors.torch import save_file
 
 from helpers.grid_results import HOSTILE
 from hf_vub.reports.examples import image_examples, write_examples
-from hf_vub.runs.files import append_record, write_json
+from hf_vub.runs.files import append_record
+from hf_vub.runs.schema import BudgetResult, ImageAttackResult, TextAttackResult
 
+SHOWN = {"attack": "fgs", "objective": "vub"}
+ABOUT = {
+    **{"versions": {}, "command": "attack", "commit": None, "dataset": "imdb", "seed": 0, "how": "first", "rows": "0"},
+    **{"noise": "mean", "num_skipped": 0, "skipped": {}, "seconds": 1.0, "attack_success_interval": (0.0, 1.0)},
+}
 FILES = {"image": {"examples.png", "examples.pdf"}, "text": {"examples.html", "examples.md"}}
 
 
 def image_folder(folder, success, epsilons, names=("ant", "bee"), change=0.02):
-    """The folder of an attack on images with the given outcomes (images, budgets)."""
+    """Make the folder of an attack on images with the given outcomes (images, budgets)."""
     folder.mkdir()
     success = torch.tensor(success)
     count, budgets = success.shape
@@ -38,13 +44,20 @@ def image_folder(folder, success, epsilons, names=("ant", "bee"), change=0.02):
             for epsilon, win in zip(epsilons, success[place], strict=True)
         ]
         append_record(folder / "records.jsonl", {"index": 10 + place, "status": "attacked", "outcomes": outcomes})
-    about = {"attack": "fgs", "model": names[0], "dataset": "digits", "class_names": list(names)}
-    write_json(folder / "result.json", {"kind": "image_attack", **about})
+    share = float(success[:, -1].float().mean())
+    at_budget = {"accuracy_under_attack": 1 - share, "attack_success_rate": share, "l2_mean": 1.25, "l2_median": 1.25}
+    at_budget |= {"num_successes": int(success[:, -1].sum()), "attack_success_interval": (0.0, 1.0)}
+    budgets = tuple(BudgetResult(epsilon=epsilon, **at_budget) for epsilon in epsilons)
+    ImageAttackResult(
+        **{**ABOUT, **at_budget, "num_examples": count, "num_attacked": count, "clean_accuracy": 1.0},
+        **{"attack": "fgs", "model": names[0], "class_names": tuple(names), "epsilon": epsilons[-1]},
+        **{"attack_options": {}, "target": None, "batch_size": 8, "weights": "0", "budgets": budgets},
+    ).save(folder / "result.json")
     return folder, original, adversarial
 
 
 def text_folder(folder, pairs, name="DeepWordBugGao2018"):
-    """The folder of an attack on texts, with the texts before and after it; None where it failed."""
+    """Make the folder of an attack on texts, with the texts before and after it; None where it failed."""
     folder.mkdir()
     for index, (before, after) in enumerate(pairs):
         record = {
@@ -56,9 +69,13 @@ def text_folder(folder, pairs, name="DeepWordBugGao2018"):
         }
         changed = {"words_perturbed": 1, "perturbed_text": after, "perturbed_prediction": 0}
         append_record(folder / "records.jsonl", {**record, "success": after is not None, **(changed if after else {})})
-    about = {"attack": name, "model": name, "dataset": "imdb", "class_names": ["neg|", "<pos>"]}
-    figures = {"num_examples": len(pairs), "clean_accuracy": 1.0, "accuracy_under_attack": 0.5}
-    write_json(folder / "result.json", {"kind": "text_attack", **about, **figures})
+    rates = {"clean_accuracy": 1.0, "accuracy_under_attack": 0.5, "attack_success_rate": 0.5}
+    TextAttackResult(
+        **{**ABOUT, **rates, "num_examples": len(pairs), "num_attacked": len(pairs), "num_successes": 1},
+        **{"attack": name, "model": name, "class_names": ("neg|", "<pos>"), "revision": None, "dtype": "float32"},
+        **{"max_length": None, "query_budget": None, "max_words": 4000, "weights": ("0", "1")},
+        **{"words_perturbed_mean": 1.0, "queries_mean": 10.0},
+    ).save(folder / "result.json")
     return folder
 
 
@@ -95,31 +112,31 @@ class Page(HTMLParser):
 
 def test_pictures_are_before_change_and_after(tmp_path):
     folder, original, adversarial = image_folder(tmp_path / "run", [[True], [True]], [0.02])
-    rows = image_examples(folder, ["ant", "bee"], 8)
+    rows = image_examples(folder, ["ant", "bee"], 8, **SHOWN)
     for place, row in enumerate(rows):
-        assert (row["index"], row["label"], row["prediction"], row["l2"]) == (10 + place, "ant", "bee", 1.25)
-        assert torch.allclose(pixels_of(row["original"]), original[place], atol=0.5 / 255 + 1e-6)
-        assert torch.allclose(pixels_of(row["adversarial"]), adversarial[place, 0], atol=0.5 / 255 + 1e-6)
-        assert row["magnification"] == 25
-        seen = (pixels_of(row["perturbation"]) - 0.5) / row["magnification"]
+        assert (row.index, row.label, row.prediction, row.l2) == (10 + place, "ant", "bee", 1.25)
+        assert torch.allclose(pixels_of(row.original), original[place], atol=0.5 / 255 + 1e-6)
+        assert torch.allclose(pixels_of(row.adversarial), adversarial[place, 0], atol=0.5 / 255 + 1e-6)
+        assert row.magnification == 25
+        seen = (pixels_of(row.perturbation) - 0.5) / row.magnification
         assert torch.allclose(seen, adversarial[place, 0] - original[place], atol=0.5 / 255 / 25 + 1e-6)
 
 
 def test_a_perturbation_too_small_for_eight_bits_is_seen(tmp_path):
     folder, *_ = image_folder(tmp_path / "run", [[True]], [None], change=1e-3)
-    (row,) = image_examples(folder, ["ant", "bee"], 8)
-    assert row["magnification"] == pytest.approx(500, rel=0.05)
-    assert pixels_of(row["perturbation"]).std() > 0.4
+    (row,) = image_examples(folder, ["ant", "bee"], 8, **SHOWN)
+    assert row.magnification == pytest.approx(500, rel=0.05)
+    assert pixels_of(row.perturbation).std() > 0.4
 
 
-def test_images_that_fell_come_first_and_budgets_are_spread(tmp_path):
+def test_misclassified_images_come_first_and_budgets_are_spread(tmp_path):
     epsilons = [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07]
     success = [[False] * 7, [False] * 3 + [True] * 4, [True] * 7]
     folder, *_ = image_folder(tmp_path / "run", success, epsilons)
-    rows = image_examples(folder, ["ant", "bee"], 2)
-    assert list(dict.fromkeys(row["index"] for row in rows)) == [12, 11]
-    assert [row["epsilon"] for row in rows[:4]] == [0.01, 0.03, 0.05, 0.07]
-    assert [row["prediction"] for row in rows[4:]] == ["ant", "ant", "bee", "bee"]
+    rows = image_examples(folder, ["ant", "bee"], 2, **SHOWN)
+    assert list(dict.fromkeys(row.index for row in rows)) == [12, 11]
+    assert [row.epsilon for row in rows[:4]] == [0.01, 0.03, 0.05, 0.07]
+    assert [row.prediction for row in rows[4:]] == ["ant", "ant", "bee", "bee"]
 
 
 @pytest.mark.parametrize("epsilons", [[None], [8 / 255, 0.1]])
@@ -151,7 +168,7 @@ def test_hostile_texts_stay_texts(tmp_path):
     assert all(link.startswith("data:") for link in page.links)
     assert page.inside["del"] == ["good"]
     assert "".join(page.inside["ins"]) == HOSTILE
-    assert "<pos> taken for neg|" in "".join(page.inside["h3"])
+    assert "<pos> classified as neg|" in "".join(page.inside["h3"])
 
 
 def test_markdown_is_a_table_whatever_the_texts_are(tmp_path):
@@ -194,7 +211,7 @@ def test_done_again_it_is_the_same_and_nothing_is_left_over(kind, tmp_path):
     assert {path.name for path in set(folder.iterdir()) - before} == FILES[kind]
 
 
-def test_where_nothing_fell_nothing_is_written(tmp_path):
+def test_without_a_success_nothing_is_written(tmp_path):
     folder = text_folder(tmp_path / "texts", [("a good film", None)])
     assert write_examples(folder) == []
     folder, *_ = image_folder(tmp_path / "images", [[True]], [0.1])
@@ -215,6 +232,6 @@ def test_a_missing_package_costs_the_examples_only(kind, missing, tmp_path, monk
 
 
 def test_examples_are_of_an_attack(tmp_path):
-    (tmp_path / "result.json").write_text(json.dumps({"kind": "train"}))
-    with pytest.raises(ValueError, match="kind 'train'"):
+    (tmp_path / "result.json").write_text(json.dumps({"rows": [], "skipped": {}}))
+    with pytest.raises(ValueError, match="kind 'quickstart'"):
         write_examples(tmp_path)

@@ -1,9 +1,10 @@
-"""Cards, tables, figures and the report, rendered from result JSON alone."""
+"""Cards, tables, plots and the report, rendered from results alone."""
 
 import math
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,14 @@ from huggingface_hub import ModelCard
 
 from helpers import grid_results
 from helpers.hub_server import metadata_errors
-from hf_vub.paper.claims import choose, phases, statistics
-from hf_vub.paper.report import model_card, write_model_card, write_report
+from hf_vub.paper.claims import with_statistics
+from hf_vub.paper.comparison import caveats
+from hf_vub.paper.grid import choose, phases
+from hf_vub.paper.report import card_results, summary, write_report
 from hf_vub.paper.tables import tables
-from hf_vub.reports.tables import marked_texts, marked_texts_markdown
-from hf_vub.runs.files import read_json
+from hf_vub.reports.examples import marked_texts, marked_texts_markdown
+from hf_vub.reports.model_cards import model_card, refresh_model_card, write_model_card
+from hf_vub.runs.schema import AttackSummary, ImageAttackResult, TextAttackResult, TrainResult, read_result
 
 HOSTILE = 'x|<script>alert("1")</script>`*_[a](javascript:b)\n# head {{ 7 * 7 }}'
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -26,6 +30,10 @@ TOKEN = "hf_" + "abcdefgh" * 4
 
 
 def training_result(**changes):
+    return TrainResult(**training_fields(**changes))
+
+
+def training_fields(**changes):
     return {
         "schema": 1,
         "kind": "train",
@@ -37,8 +45,11 @@ def training_result(**changes):
         "entropy_weight": 1.0,
         "freeze_backbone": True,
         "dataset": "imdb",
-        "num_train": 100,
+        "num_train": 90,
+        "num_validation": 10,
         "num_test": 50,
+        "data_rows": "trained on 90 rows: 90% of split 'train', stratified, split seed 0; selected on 10 rows: the "
+        "other 10%; tested once on 50 rows: split 'test'",
         "num_labels": 2,
         "seed": 0,
         "epochs": 3,
@@ -64,25 +75,32 @@ def training_result(**changes):
     }
 
 
-def text_attack(**changes):
+def attack_fields(**changes):
     return {
-        "schema": 1,
-        "kind": "text_attack",
-        "model": "vub-reviews",
-        "attack": "DeepWordBugGao2018",
-        "dataset": "imdb",
-        "num_examples": 20,
-        "clean_accuracy": 0.9,
-        "accuracy_under_attack": 0.54,
-        "attack_success_rate": 0.4,
-        "attack_success_interval": [0.22, 0.61],
-        "words_perturbed_mean": 3.4,
-        "queries_mean": 100.0,
-        "noise": "mean",
-        "seed": 0,
-        "how": "stratified",
+        **{"versions": {}, "command": "attack", "commit": None, "model": "vub-reviews", "dataset": "imdb", "seed": 0},
+        **{"how": "stratified", "noise": "mean", "rows": "0", "class_names": ("neg", "pos"), "num_successes": 7},
+        **{"num_skipped": 0, "skipped": {}, "seconds": 1.0, "num_examples": 20, "num_attacked": 18},
         **changes,
     }
+
+
+def text_attack(**changes):
+    fields = attack_fields(
+        attack="DeepWordBugGao2018",
+        clean_accuracy=0.9,
+        accuracy_under_attack=0.54,
+        attack_success_rate=0.4,
+        attack_success_interval=(0.22, 0.61),
+        words_perturbed_mean=3.4,
+        queries_mean=100.0,
+        split="test",
+        data_rows="20 of 50 rows: split 'test'",
+        rows_seen_in_training=0,
+        has_training_record=True,
+        **{"revision": None, "dtype": "float32", "max_length": 256, "query_budget": None, "max_words": 4000},
+        weights=("a", "b"),
+    )
+    return TextAttackResult(**{**fields, **changes})
 
 
 def image_attack(**changes):
@@ -92,13 +110,15 @@ def image_attack(**changes):
             "accuracy_under_attack": under,
             "attack_success_rate": 1 - under,
             "attack_success_interval": [0.0, 1.0],
+            "num_successes": 4,
             "l2_mean": 55 * epsilon,
             "l2_median": 55 * epsilon,
         }
         for epsilon, under in ((0.1, 0.5), (0.5, 0.25))
     ]
-    common = {"kind": "image_attack", "attack": "fgs", "dataset": "cifar10", "num_examples": 8, "clean_accuracy": 1.0}
-    return {**common, **budgets[-1], "budgets": budgets, "noise": "mean", **changes}
+    fields = attack_fields(attack="fgs", dataset="cifar10", num_examples=8, clean_accuracy=1.0)
+    fields |= {"attack_options": {}, "target": None, "batch_size": 8, "weights": "a", **budgets[-1]}
+    return ImageAttackResult.from_json({**fields, "budgets": budgets, **changes})
 
 
 def metadata(card):
@@ -133,9 +153,9 @@ def test_card_of_an_image_model_has_a_result_per_budget():
 
 def test_card_in_full():
     text = model_card(training_result(), [text_attack()])
-    for heading in ("Intended use", "Limits", "How to load", "Results", "Under attack", "Training", "Citation"):
+    for heading in ("Intended use", "Limits", "Data", "How to load", "Results", "Under attack", "Training", "Citation"):
         assert f"# {heading}\n" in text
-    assert "| Accuracy | 90.5% | share of rows classified rightly |" in text
+    assert "| Accuracy | 90.5% | share of rows classified correctly |" in text
     assert "| Rate | 12.5 |" in text
     assert "| DeepWordBugGao2018 | - | 20 | 90.0% | 54.0% | 40.0% (22.0% to 61.0%) | 3.4 words | mean |" in text
     assert "| Learning rate | 0.0001 |" in text
@@ -164,7 +184,7 @@ def whole_card():
         for epoch, held_out in ((1, {"rate": 29.0, "cross_entropy": 0.65}), (2, None))
     ]
     settings = {
-        "labels": ["neg", "pos"],
+        "labels": ("neg", "pos"),
         "latent_size": 384,
         "num_train_samples": 1,
         "num_eval_samples": 0,
@@ -181,7 +201,7 @@ def whole_card():
     return model_card(training_result(**settings), [text_attack()], epochs)
 
 
-def test_the_course_of_a_long_training_is_thinned_out_and_trusted_with_nothing():
+def test_a_long_training_shows_few_epochs_and_is_not_trusted():
     epochs = [{"epoch": epoch, "rate": 1.0, "cross_entropy": HOSTILE} for epoch in range(1, 101)]
     text = model_card(training_result(), epochs=epochs)
     rows = [line for line in text.splitlines() if re.match(r"\| \d+ \|", line)]
@@ -191,12 +211,12 @@ def test_the_course_of_a_long_training_is_thinned_out_and_trusted_with_nothing()
 
 
 def test_many_labels_are_cut_short():
-    text = model_card(training_result(labels=[f"class {k}" for k in range(1000)]))
+    text = model_card(training_result(labels=tuple(f"class {k}" for k in range(1000))))
     assert "class 19 and 980 more |" in text
     assert "class 20" not in text
 
 
-def test_card_of_a_stock_classifier_speaks_of_no_bottleneck():
+def test_card_of_a_stock_classifier_mentions_no_bottleneck():
     text = model_card(training_result(objective="vanilla"))
     assert "| beta |" not in text
     assert "hf_vub  #" not in text
@@ -245,7 +265,7 @@ def test_built_in_data_is_not_said_to_be_on_the_hub():
 
 
 def test_the_template_is_where_the_cards_are():
-    """A link there, as the package needs the file when it is installed."""
+    """Check the link to the template, which the package needs when it is installed."""
     root = Path(__file__).resolve().parents[1]
     linked = root / "model_cards" / "model_card.md.jinja"
     assert linked.read_text() == (root / "hf_vub" / "reports" / "templates" / linked.name).read_text()
@@ -257,11 +277,34 @@ def test_write_model_card(tmp_path):
     assert path.read_text(encoding="utf-8") == model_card(training_result())
 
 
-def test_a_card_is_made_of_a_training_result():
-    with pytest.raises(ValueError, match="kind 'text_attack'"):
-        model_card(text_attack())
-    with pytest.raises(ValueError, match="task is 'audio'"):
-        model_card(training_result(task="audio"))
+def test_a_card_says_which_rows_were_used():
+    text = model_card(training_result(), [text_attack()])
+    assert "Trained on 90 rows: 90% of split 'train', stratified, split seed 0" in text
+    assert "| Validation rows | 10 |" in text
+    assert (
+        "DeepWordBugGao2018: 20 of 50 rows: split 'test'. The model was trained and selected on none of them." in text
+    )
+    seen = model_card(training_result(), [text_attack(rows_seen_in_training=12)])
+    assert "The model was trained or selected on 12 of them: this is no test." in seen
+    unknown = model_card(training_result(data_rows=None), [text_attack(rows_seen_in_training=None)])
+    assert "It is not known whether the model was trained on any of them." in unknown
+    assert "How they were drawn was not recorded." in unknown
+
+
+def test_a_card_is_written_anew_with_its_attacks(tmp_path, caplog):
+    folder = tmp_path / "vub-reviews"
+    assert refresh_model_card(folder) is None
+    training_result().save(folder / "result.json")
+    text_attack(model=str(folder)).save(folder / "deepwordbug" / "result.json")
+    text_attack(model="another", attack="PWWSRen2019").save(folder / "pwws" / "result.json")
+    (folder / "other").mkdir()
+    (folder / "other" / "result.json").write_text('{"kind": "nothing"}')
+    text = refresh_model_card(folder).read_text(encoding="utf-8")
+    assert "DeepWordBugGao2018" in text
+    assert "PWWS" not in text
+    assert "leaves out a file" in caplog.text
+    text_attack().save(folder / "result.json")
+    assert refresh_model_card(folder) is None
 
 
 # The report of a grid
@@ -281,7 +324,8 @@ def images():
 def folders(texts, images, tmp_path_factory):
     """The reports of both, written once."""
     made = {}
-    for name, results in (("text", texts), ("image", images), ("hostile", grid_results.make("image", 2, hostile=True))):
+    every = {"text": texts, "image": images, "hostile": grid_results.make("image", 2, hostile=True)}
+    for name, results in {**every, "comparison": grid_results.make_comparison()}.items():
         made[name] = tmp_path_factory.mktemp(name)
         write_report(results, made[name])
     return made
@@ -339,11 +383,11 @@ def test_latex_is_balanced_and_escaped(texts):
 
 def test_text_diffs_show_what_was_inserted_and_removed(texts):
     (example,) = marked_texts(texts["examples"]["texts"])
-    assert [words for kind, words in example["parts"] if kind == "removed"] == ["great", "leave"]
-    assert [words for kind, words in example["parts"] if kind == "inserted"] == ["graet", "elave"]
+    assert [words for kind, words in example.parts if kind == "removed"] == ["great", "leave"]
+    assert [words for kind, words in example.parts if kind == "inserted"] == ["graet", "elave"]
     markdown = marked_texts_markdown(texts["examples"]["texts"])
     assert "<del>great</del> <u>**graet**</u>" in markdown
-    assert "[...]" not in example["parts"][0][1]
+    assert "[...]" not in example.parts[0][1]
 
 
 def test_everything_is_written(folders):
@@ -374,9 +418,10 @@ def test_a_report_is_the_same_every_time(texts, tmp_path):
 
 def test_cards_of_a_grid_come_from_their_own_json(folders, texts):
     folder = folders["text"] / "model_cards"
-    content = read_json(folder / "results" / "vub-imdb.json")
+    content = read_result(folder / "results" / "vub-imdb.json")
     text = (folder / "vub-imdb.md").read_text(encoding="utf-8")
-    assert model_card(content, content["attacks"]) == text
+    assert model_card(content, content.attacks) == text
+    assert all(isinstance(attack, AttackSummary) for attack in content.attacks)
     best = texts["chosen"]["validation"]["vub"]
     own = [run for run in texts["runs"] if run["objective"] == "vub" and run["beta"] == best["beta"]]
     assert content["metrics"]["accuracy"] == pytest.approx(np.mean([run["metrics"]["accuracy"] for run in own]))
@@ -398,23 +443,25 @@ def test_html_needs_nothing_else_and_trusts_nothing(folders):
 def test_report_of_something_else(tmp_path):
     with pytest.raises(ValueError, match="kind 'train'"):
         write_report(training_result(), tmp_path)
+    with pytest.raises(ValueError, match="kind 'train'"):
+        write_report(training_fields(), tmp_path)
 
 
 def test_a_grid_of_one_run_and_one_objective_is_reported(tmp_path):
     results = grid_results.make("text", runs=1, epochs=3)
-    results["runs"] = [run for run in results["runs"] if run["objective"] == "vub"]
-    results["examples"]["texts"] = []
-    results["stress"] = []
-    for run in results["runs"]:
-        run["attacks"] = {}
-    results["vanilla"]["attacks"] = {}
-    results |= statistics(results)
-    write_report(results, tmp_path)
+    results = replace(
+        results,
+        runs=tuple(replace(run, attacks={}) for run in results.runs if run.objective == "vub"),
+        examples=replace(results.examples, texts=()),
+        stress=(),
+        vanilla=replace(results.vanilla, attacks={}),
+    )
+    write_report(with_statistics(results), tmp_path)
     assert "cannot be tested here" in (tmp_path / "tables" / "claims.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome on PATH to open the report in")
-@pytest.mark.parametrize("name", ["text", "image", "hostile"])
+@pytest.mark.parametrize("name", ["text", "image", "hostile", "comparison"])
 def test_report_opens_in_a_browser(folders, name, tmp_path):
     """Every image loads and the console stays quiet; a copy of the page reports on itself through its title."""
     page = (folders[name] / "report.html").read_text(encoding="utf-8")
@@ -441,6 +488,72 @@ def test_report_opens_in_a_browser(folders, name, tmp_path):
     assert counted[1] == counted[2]
     assert int(counted[1]) == len(list((folders[name] / "figures").glob("*.png")))
     assert (tmp_path / "shot.png").stat().st_size > 20_000
+
+
+# A comparison on one's own data
+
+
+def test_a_comparison_names_the_data_and_shows_only_what_applies(folders):
+    page = (folders["comparison"] / "report.html").read_text(encoding="utf-8")
+    assert "<h1>my reviews.csv: VIB, VUB and simple baselines on bert-base-uncased</h1>" in page
+    assert "imdb" not in page.lower()
+    assert "tighter bound" not in page
+    assert "cannot be tested" not in page
+    assert "claim" not in page
+    assert {path.stem for path in (folders["comparison"] / "tables").glob("*.md")} == {"comparison", "stress", "table3"}
+    assert {path.stem for path in (folders["comparison"] / "figures").glob("*.png")} == {
+        "information-curve",
+        "calibration",
+    }
+
+
+def test_a_comparison_has_the_baselines_as_rows():
+    results = grid_results.make_comparison()
+    (table, _) = tables(results)
+    assert [row[0] for row in table.rows[:3]] == ["Stock classifier", "Logistic regression", "Early-stopped MLP"]
+    assert [row[0] for row in table.rows if "★" in row[0]] == ["VIB, β 10⁻³ ★", "VUB, β 10⁻³ ★"]
+    assert table.columns[:3] == ["model", "Validation NLL ↓", "Test ↑"]
+    same = grid_results.make_comparison(vanilla="logistic regression")
+    assert [row[0] for row in tables(same)[0].rows[:2]] == ["Logistic regression", "Early-stopped MLP"]
+
+
+def test_the_baselines_are_rows_of_a_reproduction_too():
+    baselines = grid_results.make_comparison().baselines
+    table, full, *_ = tables(replace(grid_results.make(), baselines=baselines))
+    for each in (table, full):
+        assert [row[0] for row in each.rows[:6:2]] == ["Vanilla model", "Logistic regression", "Early-stopped MLP"]
+        assert {len(row) for row in each.rows} == {1, len(each.columns)}
+
+
+def test_the_recommendation_goes_by_validation_nll():
+    results = grid_results.make_comparison()
+    assert results.recommendation.startswith("Use the stock classifier: it has the lowest validation NLL, 0.300 nats")
+    assert "25,000 test rows" in results.recommendation
+    worse = replace(results.vanilla, validation={**results.vanilla.validation, "nll": 0.5})
+    lower = tuple(
+        replace(run, validation={**run.validation, "nll": 0.1 if run.objective == "vub" and run.beta == 1e-2 else 0.4})
+        for run in results.runs
+    )
+    from hf_vub.paper.comparison import with_recommendation
+
+    found = with_recommendation(replace(results, vanilla=worse, runs=lower))
+    assert found.recommendation.startswith("Use VUB with beta 0.01: it has the lowest validation NLL, 0.100 nats")
+    assert summary(found)[0] == found.recommendation
+
+
+def test_rows_that_the_backbone_has_seen_are_named():
+    assert "does not say which rows it was trained on" in caveats(grid_results.make_comparison())[0]
+    seen = caveats(grid_results.make_comparison(seen={"train": 100, "validation": 7, "test": 0}))
+    assert seen[0] == "The backbone was trained on 7 validation rows: results on them are too good."
+    assert not any("test rows: results" in sentence for sentence in seen)
+
+
+def test_cards_of_a_comparison_are_called_by_the_data():
+    assert [result.model for result in card_results(grid_results.make_comparison())] == [
+        "vanilla-my reviews",
+        "vib-my reviews",
+        "vub-my reviews",
+    ]
 
 
 # Claims
@@ -478,15 +591,17 @@ def test_claims_against_the_stock_classifier_need_six_runs():
 
 def test_equal_objectives_show_no_difference():
     results = grid_results.make(runs=6)
-    for run in results["runs"]:
-        run["metrics"]["accuracy"] = 0.9 + 0.001 * (run["seed"] % 3)
-        run["validation"]["accuracy"] = run["metrics"]["accuracy"]
-    found = statistics(results)
+    same = [{"accuracy": 0.9 + 0.001 * (run.seed % 3)} for run in results.runs]
+    runs = [
+        replace(run, metrics={**run.metrics, **equal}, validation={**run.validation, **equal})
+        for run, equal in zip(results.runs, same, strict=True)
+    ]
+    found = with_statistics(replace(results, runs=tuple(runs)))
     assert claim(found, "VUB has a higher test accuracy than VIB")["verdict"] == "does not hold"
     row = next(row for row in found["statistics"]["validation"] if row["name"] == "accuracy")
     assert row["difference"] == 0
     assert row["rank_sum_p"] == 1
-    assert row["interval"] == [0, 0]
+    assert row["interval"] == (0, 0)
     assert row["vargha_delaney"] == pytest.approx(0.5)
 
 
@@ -509,24 +624,35 @@ def test_statistics_agree_with_scipy(texts):
     assert row["interval"][0] <= row["difference"] <= row["interval"][1]
 
 
-def test_beta_is_chosen_where_it_is_said(texts):
-    runs = [dict(run) for run in texts["runs"]]
-    for run in runs:
-        run["validation"] = {"accuracy": run["beta"]}
-        run["metrics"] = {"accuracy": -run["beta"]}
-    assert choose(runs, "validation")["vub"]["beta"] == 1e-1
-    assert choose(runs, "metrics")["vub"]["beta"] == 1e-3
-    for run in runs:
-        del run["validation"]
-    found = choose(runs, "validation")["vib"]
-    assert (found["beta"], found["on"]) == (1e-3, "test")
+def test_the_setting_is_chosen_where_and_by_what_is_said(texts):
+    runs = [
+        replace(
+            run,
+            validation={"accuracy": run.beta, "nll": run.beta},
+            metrics={**run.metrics, "accuracy": -run.beta},
+        )
+        for run in texts.runs
+    ]
+    assert choose(runs, "validation")["vub"].beta == 1e-1
+    assert choose(runs, "test")["vub"].beta == 1e-3
+    by_nll = choose(runs, "validation", "nll")["vub"]
+    assert (by_nll.beta, by_nll.by, by_nll.on) == (1e-3, "nll", "validation")
+    found = choose([replace(run, validation=None) for run in runs], "validation")["vib"]
+    assert (found.beta, found.on) == (1e-3, "test")
+
+
+def test_a_head_without_a_finite_value_is_not_chosen(texts):
+    runs = [
+        replace(run, validation={"accuracy": 0.5, "nll": None if run.beta < 1e-2 else run.beta}) for run in texts.runs
+    ]
+    assert choose(runs, "validation", "nll")["vib"].beta == 1e-2
 
 
 def test_phases_count_cycles_and_not_noise():
     steps = np.linspace(0, 1, 150)
     noise = 0.01 * np.random.default_rng(0).standard_normal(150)
     assert phases({"information": steps + noise}) == {"rises": 1, "falls": 0, "cycles": 0}
-    assert phases({"information": np.sin(6 * np.pi * steps) + noise})["cycles"] == 3
+    assert phases({"information": np.sin(6 * np.pi * steps) + noise}).cycles == 3
     assert phases({"information": [1.0, 1.0]}) == {"rises": 0, "falls": 0, "cycles": 0}
     assert phases({"information": [1.0] * 20})["cycles"] == 0
 

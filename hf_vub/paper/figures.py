@@ -29,15 +29,21 @@ def figures(results: Reproduction) -> dict[str, "Figure"]:
     Raises:
         ImportError: matplotlib is missing; the message has the command that installs it.
     """
+    images = results.examples.images
     with style():
-        drawn = {
-            "figure1-information-curve": information_curve(results),
-            "figure3-information-plane": information_plane(results),
-            "figure4-cw": _images(results.examples.images, "cw"),
-            "figure5-fgs": _images(results.examples.images, "fgs"),
-            "calibration": calibration(results),
-            "robustness": robustness(results),
-        }
+        if results.kind == "comparison":
+            attacks = dict.fromkeys(image.attack for image in images)
+            drawn = {"information-curve": information_curve(results), "calibration": calibration(results)}
+            drawn |= {f"images-{attack}": _images(images, attack) for attack in attacks}
+        else:
+            drawn = {
+                "figure1-information-curve": information_curve(results),
+                "figure3-information-plane": information_plane(results),
+                "figure4-cw": _images(images, "cw"),
+                "figure5-fgs": _images(images, "fgs"),
+                "calibration": calibration(results),
+                "robustness": robustness(results),
+            }
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 

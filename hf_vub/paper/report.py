@@ -29,20 +29,27 @@ from .comparison import caveats
 from .grid import Measured, chosen_runs
 from .tables import BASELINES, tables
 
+_CURVE = "the information curve over beta on the test rows. Small marks are runs, large ones their means."
 _CAPTIONS = {
-    "figure1-information-curve": "Figure 1, measured: the information curve over beta on the test set. Small marks are "
-    "runs, large ones their means.",
+    "information-curve": f"T{_CURVE[1:]}",
+    "figure1-information-curve": f"Figure 1, measured: {_CURVE}",
     "figure3-information-plane": "Figure 3: the information plane, one mark per epoch, in the paper's five groups of "
     "epochs.",
     "figure4-cw": "Figure 4: targeted Carlini-Wagner attacks. Above each image its predicted class, above each "
     "perturbation its magnification.",
     "figure5-fgs": "Figure 5: untargeted fast gradient sign attacks by budget. Above each image its predicted class, "
     "above each perturbation its magnification.",
-    "calibration": "Calibration on the test set at the chosen betas, all runs together: accuracy over confidence, and "
-    "the share of rows by confidence.",
+    "calibration": "Calibration on the test rows at the chosen settings, all runs together: accuracy over confidence, "
+    "and the share of rows by confidence.",
     "robustness": "Success of each attack over beta, mean and standard deviation over runs; the dashed line is the "
     "classifier without a bottleneck.",
 }
+
+
+def _caption(name: str) -> str:
+    """Return the caption of a plot."""
+    images = "Images under {}. Above each image its predicted class, above each perturbation its magnification."
+    return _CAPTIONS.get(name) or images.format(name.removeprefix("images-"))
 
 
 def write_report(results: Reproduction, folder: str | Path) -> Path:
@@ -107,9 +114,7 @@ def html(results: Reproduction, made: Sequence[Table], images: Mapping[str, byte
         tables={table.name: table for table in made},
         order=[table.name for table in made],
         texts=marked_texts(results.examples.texts),
-        images=[
-            (name, base64.b64encode(data).decode(), _CAPTIONS[name], _width(data)) for name, data in images.items()
-        ],
+        images=[(name, base64.b64encode(data).decode(), _caption(name), _width(data)) for name, data in images.items()],
         settings={name: _shown(value) for name, value in results.settings.items() if value not in (None, (), [])},
         counts=[(verdict, verdicts.count(verdict)) for verdict in dict.fromkeys(verdicts)],
         classes={HOLDS: "holds", UNTESTED: "untested"},

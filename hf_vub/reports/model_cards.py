@@ -159,7 +159,7 @@ def _read(path: Path) -> Result | Quickstart | None:
 def _rows(result: TrainResult) -> str:
     """Return a sentence on the rows that the model was trained, selected and tested on."""
     if result.data_rows:
-        return result.data_rows
+        return f"{result.data_rows[0].upper()}{result.data_rows[1:].rstrip('.')}."
     counts = ((result.num_train, "training"), (result.num_validation, "validation"), (result.num_test, "test"))
     named = " and ".join(f"{rows:,} {name}" for rows, name in counts if rows is not None)
     return f"{named or 'An unknown number of'} rows. How they were drawn was not recorded."
@@ -179,8 +179,11 @@ def _attacked_rows(attack: CardAttack) -> str | None:
 
 
 def _metric(value: float, metric: Metric, spread: float | None) -> str:
-    shown = share if metric.is_share else number
-    return shown(value) + ("" if spread is None else f" ± {shown(spread)}")
+    """Return a value with its standard deviation; a share gets a second decimal where the deviation needs one."""
+    if spread is None:
+        return share(value) if metric.is_share else number(value)
+    form = (".2%" if spread < 5e-4 else ".1%") if metric.is_share else ".4g"
+    return f"{value:{form}} ± {spread:{form if metric.is_share else '.2g'}}"
 
 
 def _settings(result: TrainResult) -> list[tuple[str, str]]:

@@ -100,7 +100,7 @@ def _latex(text: str) -> str:
     special = {
         "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
-        "β": r"$\beta$", "<": r"$<$", ">": r"$>$", "|": r"$|$",
+        "β": r"$\beta$", "★": r"$\star$", "<": r"$<$", ">": r"$>$", "|": r"$|$",
     }  # fmt: skip
     powers = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
     cell, exponent = "", ""

@@ -1,18 +1,49 @@
-"""Made-up results of a small reproduction, in the form of its JSON, for tables, figures, claims and reports."""
+"""Made-up results of a small reproduction or comparison, for tables, plots, claims and reports."""
 
 import base64
 import io
-import json
 
 import numpy as np
 
-from hf_vub.paper.claims import phases, statistics
+from hf_vub.paper.claims import with_statistics
+from hf_vub.paper.comparison import with_recommendation
+from hf_vub.paper.grid import phases
+from hf_vub.runs.files import plain
+from hf_vub.runs.schema import Reproduction
 
 HOSTILE = '</script><script>document.title="owned"</script><img src=x onerror=alert(1)>|`$\\{}_%&'
 
 
 def make(task="text", runs=5, epochs=40, gain=0.02, hostile=False, seed=0):
-    """Results where VUB beats VIB by ``gain`` in accuracy and in robustness."""
+    """Return results where VUB beats VIB by ``gain`` in accuracy and in robustness."""
+    return with_statistics(Reproduction.from_json(plain(_content(task, runs, epochs, gain, hostile, seed))))
+
+
+def make_comparison(baselines=True, vanilla="checkpoint", seen=None, **options):
+    """Return a comparison on one's own data: ``options`` are those of `make`."""
+    content = _content(**{"task": "text", "runs": 3, "epochs": 3, "gain": 0.02, "hostile": False, "seed": 0, **options})
+    content |= {"kind": "comparison", "experiment": "compare", "dataset": "my reviews.csv"}
+    content["data"]["seen_by_backbone"] = seen
+    rng = np.random.default_rng(1)
+    names = ("logistic regression", "early-stopped MLP") if baselines else ()
+    content["baselines"] = {name: _baseline(rng, name, content["vanilla"]["attacks"]) for name in names}
+    if vanilla != "checkpoint":
+        content["vanilla"] = content["baselines"][vanilla]
+    return with_recommendation(Reproduction.from_json(plain(content)))
+
+
+def _baseline(rng, name, attacks):
+    return {
+        "origin": name,
+        "hyperparameters": {"C": 0.1},
+        "metrics": {"accuracy": 0.9, "nll": 0.32, "brier": 0.2, "ece": 0.02},
+        "validation": {"accuracy": 0.9, "nll": 0.31, "brier": 0.2, "ece": 0.02},
+        "reliability": _reliability(rng, 0.9),
+        "attacks": attacks,
+    }
+
+
+def _content(task, runs, epochs, gain, hostile, seed):
     rng = np.random.default_rng(seed)
     classes = ["neg", "pos"] if task == "text" else [f"class {number}" for number in range(10)]
     if hostile:
@@ -74,7 +105,11 @@ def make(task="text", runs=5, epochs=40, gain=0.02, hostile=False, seed=0):
                 "kind": "text_attack",
                 "attack": "DeepWordBugGao2018",
                 "noise": "sampled",
+                "how": "stratified",
+                "seed": 0,
                 "num_examples": 20,
+                "num_attacked": 18,
+                "num_skipped": 0,
                 "clean_accuracy": 0.9,
                 "accuracy_under_attack": 0.5,
                 "attack_success_rate": 0.44,
@@ -85,8 +120,7 @@ def make(task="text", runs=5, epochs=40, gain=0.02, hostile=False, seed=0):
         "examples": _examples(task, classes, hostile),
         "seconds": {"embed": 1.0, "sweep": 2.0},
     }  # fmt: skip
-    results |= statistics(results)
-    return json.loads(json.dumps(results))
+    return results | {"chosen": {}, "statistics": {}, "claims": []}
 
 
 def _point(objective, beta, seed):
@@ -147,7 +181,11 @@ def _attack(rng, name, rate):
         "kind": "image_attack" if image else "text_attack",
         "attack": name.split()[0],
         "noise": "mean",
+        "how": "stratified",
+        "seed": 0,
         "num_examples": 200,
+        "num_attacked": 180,
+        "num_skipped": 0,
         "clean_accuracy": 0.9,
         "accuracy_under_attack": 0.9 * (1 - rate),
         "attack_success_rate": rate,
