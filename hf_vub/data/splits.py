@@ -62,6 +62,11 @@ class Splits(DatasetDict):
             content.update(read_labels(dataset).astype("<i8").tobytes())
         return content.hexdigest()
 
+    def described(self) -> str:
+        """Return the rows that are trained, selected and tested on, in words, as results state them."""
+        uses = {"train": "trained on", "validation": "selected on", "test": "tested on"}
+        return "; ".join(f"{uses[split]} {len(rows):,} rows ({self.origin[split]})" for split, rows in self.items())
+
     def __missing__(self, split: str) -> Dataset:
         raise ValueError(f"{self.name} has no {split} split, only {', '.join(self)}")
 

@@ -161,7 +161,7 @@ class Pipeline:
             num_validation=len(cached["validation"]) if "validation" in cached else None,
             num_test=len(cached["test"]),
             label_entropy=label_entropy(cached["train"].labels, len(names)),
-            data_rows=_described(self.splits),
+            data_rows=self.splits.described(),
             seen_by_backbone=None if record is None else _seen(record, self.splits),
         )
         return Embedded(
@@ -323,12 +323,6 @@ class Pipeline:
             )
             for name, run in self.grid.items()
         ]
-
-
-def _described(splits: Splits) -> str:
-    """Return which rows each split has, in words."""
-    uses = {"train": "trained on", "validation": "selected on", "test": "tested on"}
-    return "; ".join(f"{uses[name]} {len(rows):,} rows: {splits.origin[name]}" for name, rows in splits.items())
 
 
 def _seen(record: TrainingRecord, splits: Splits) -> dict[str, int]:
