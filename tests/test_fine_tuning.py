@@ -192,19 +192,15 @@ def test_the_best_checkpoint_is_chosen_on_validation_rows(reviews, tmp_path, mon
 
 @pytest.mark.parametrize("task", ["text", "image"])
 @pytest.mark.parametrize("augment", [False, True], ids=["cached", "live"])
-def test_a_frozen_stock_classifier_trains_its_last_layer_alone(task, augment, reviews, tmp_path):
+def test_a_frozen_stock_classifier_trains_its_last_layer_alone(task, augment, reviews, resnet, tmp_path):
     """Every bit of the rest stays, batch statistics among them."""
     if task == "text":
-        path, last, classes = reviews / "model", "classifier.", AutoModelForSequenceClassification
+        path, classes = reviews / "model", AutoModelForSequenceClassification
         data = DataArguments(
             str(reviews / "data"), max_length=48, feature_cache=str(tmp_path / "cache"), augment=augment
         )
     else:
-        path, last, classes = tmp_path / "model", "classifier.", AutoModelForImageClassification
-        torch.manual_seed(0)
-        config = ResNetConfig(num_labels=10, embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
-        ResNetForImageClassification(config).save_pretrained(path)
-        BitImageProcessor(do_center_crop=False, size={"height": 16, "width": 16}).save_pretrained(path)
+        path, classes = resnet, AutoModelForImageClassification
         cache = str(tmp_path / "cache")
         data = DataArguments("digits", max_train=128, max_test=50, feature_cache=cache, augment=augment)
     run = tmp_path / "run"
@@ -216,7 +212,7 @@ def test_a_frozen_stock_classifier_trains_its_last_layer_alone(task, augment, re
         after = classes.from_pretrained(folder)
         moved = {name for name, value in after.state_dict().items() if not torch.equal(value, before[name])}
         assert moved, folder
-        assert all(name.startswith(last) for name in moved), moved
+        assert all(name.startswith("classifier.") for name in moved), moved
 
 
 def test_a_frozen_stock_classifier_on_features_is_the_live_one(reviews, tmp_path):
@@ -308,6 +304,36 @@ def test_a_run_resumes_from_the_checkpoint_that_is_named(interrupted):
         run_text(interrupted, interrupted / "empty", training)
 
 
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory):
+    """A folder with a tiny stock image classifier and its processor."""
+    folder = tmp_path_factory.mktemp("resnet")
+    torch.manual_seed(0)
+    config = ResNetConfig(num_labels=10, embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    ResNetForImageClassification(config).save_pretrained(folder)
+    BitImageProcessor(do_center_crop=False, size={"height": 16, "width": 16}).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_augmented_images_resume_exactly_in_the_middle_of_an_epoch(workers, resnet, tmp_path):
+    """A crop depends on seed, epoch and row alone, not on what the loader has fetched ahead."""
+    pytest.importorskip("torchvision")
+    model, data = ModelArguments(str(resnet), "vanilla"), DataArguments("digits", augment=True, max_train=100)
+    options = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 3, "per_device_train_batch_size": 16}
+    options |= {"dataloader_num_workers": workers}
+    fine_tune("image", model, data, arguments(tmp_path / "whole", **options))
+    (tmp_path / "again").mkdir()
+    for name in ("checkpoint-9", "settings.json"):
+        copy = shutil.copytree if name.startswith("checkpoint") else shutil.copy
+        copy(tmp_path / "whole" / name, tmp_path / "again" / name)
+    assert read_json(tmp_path / "again" / "checkpoint-9" / "trainer_state.json")["epoch"] == 1.5
+    fine_tune("image", model, data, arguments(tmp_path / "again", **options))
+    whole, again = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "again"))
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    assert not list((tmp_path / "again").glob("checkpoint-3"))
+
+
 def script(name, *options):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
@@ -350,6 +376,7 @@ BAD = {
     "no model": ({"model": "{tmp}/nowhere"}, "nowhere"),
     "corrupt weights": ({"model": "{tmp}/corrupt"}, "safetensors|header|deserializ|corrupt"),
     "missing weights": ({"model": "{tmp}/missing"}, "safetensors|weights"),
+    "pooling of a stock model": ({"objective": "vanilla", "pooling": "mean"}, "pooling is 'mean'"),
     "latent size": ({"model": "{tmp}/vub", "latent_size": 3}, "other sizes"),
     "regression": ({"model": "{tmp}/regression"}, "problem_type|regression|num_labels"),
 }

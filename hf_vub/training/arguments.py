@@ -131,6 +131,10 @@ class ModelArguments:
     latent_size: int | None = field(default=None, metadata={"help": "Size of z; half the feature size by default."})
     num_train_samples: int = field(default=1, metadata={"help": "Draws of z per example in training."})
     num_eval_samples: int = field(default=0, metadata={"help": "Draws of z in evaluation; 0 takes the mean."})
+    pooling: str = field(
+        default="auto",
+        metadata={"help": "Features of a text: auto (the checkpoint's own way), stock, cls, mean or last token."},
+    )
     freeze_backbone: bool = field(
         default=False,
         metadata={"help": "Train the head (of a vanilla model the last linear layer) on cached features."},

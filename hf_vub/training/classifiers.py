@@ -10,7 +10,9 @@ from ..model.timm_processing import timm_image_processor
 from ..model.trust import load
 from .arguments import VANILLA, ModelArguments
 
-_OF_BOTTLENECK = ("beta", "entropy_weight", "latent_size", "num_train_samples", "num_eval_samples", "freeze_backbone")
+_OF_BOTTLENECK = (
+    *("beta", "entropy_weight", "latent_size", "num_train_samples", "num_eval_samples", "freeze_backbone", "pooling"),
+)
 
 
 class NewClassifier(NamedTuple):
@@ -38,6 +40,8 @@ def build_classifier(task: Task, arguments: ModelArguments, names: list[str], la
         ValueError: for options out of range, or a checkpoint of another kind.
         OSError: there is no such checkpoint.
     """
+    if arguments.objective == VANILLA and arguments.pooling not in ("auto", "stock"):
+        raise ValueError(f"pooling is {arguments.pooling!r}, but a vanilla classifier pools in its own way: use 'auto'")
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
     bottleneck: dict[str, Any] = {name: getattr(arguments, name) for name in _OF_BOTTLENECK}
     options: dict[str, Any] = {**bottleneck, "objective": arguments.objective, "label_entropy": label_entropy, **labels}

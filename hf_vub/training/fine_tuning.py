@@ -92,12 +92,13 @@ def fine_tune(task: Task, model: ModelArguments, data: DataArguments, training: 
             model=output.name,
             base_model=model.model,
             bottleneck=model.objective != VANILLA,
-            **{name: value for name, value in asdict(model).items() if name not in ("model", "revision")},
+            pooling=getattr(classifier.network.config, "pooling", None) if model.objective != VANILLA else None,
+            **{name: value for name, value in asdict(model).items() if name not in ("model", "revision", "pooling")},
             dataset=data.dataset,
             num_train=len(splits["train"]),
             num_validation=len(splits["validation"]) if "validation" in splits else 0,
             num_test=len(splits["test"]),
-            data_rows=_described(splits),
+            data_rows=splits.described(),
             num_labels=len(names),
             max_length=data.max_length if task == "text" else None,
             feature_dtype=data.feature_dtype if model.freeze_backbone else None,
@@ -188,12 +189,6 @@ def _record(splits: Splits, name: str, model: ModelArguments) -> TrainingRecord:
         train=union1d(record.train, before.train),
         validation=union1d(record.validation, before.validation),
     )
-
-
-def _described(splits: Splits) -> str:
-    """Say which rows were trained, selected and tested on."""
-    uses = {"train": "trained on", "validation": "selected on", "test": "tested on"}
-    return "; ".join(f"{uses[name]} {len(split):,} rows ({splits.origin[name]})" for name, split in splits.items())
 
 
 def _accuracy_and_calibration(prediction: EvalPrediction) -> dict[str, float]:

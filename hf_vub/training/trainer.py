@@ -282,7 +282,7 @@ class VUBTrainer(WatchedTrainer):
             task="image" if self.model.main_input_name == "pixel_values" else "text",
             model=Path(str(self.args.output_dir)).absolute().name,
             base_model=config.backbone_config._name_or_path or f"an untrained {config.backbone_config.model_type}",
-            **{name: getattr(config, name) for name in (*ours, "freeze_backbone", "num_labels")},
+            **{name: getattr(config, name) for name in (*ours, "pooling", "freeze_backbone", "num_labels")},
             dataset=hub_name(self.train_dataset) or "a data set in memory",
             num_train=_rows(self.train_dataset),
             num_validation=_rows(self.eval_dataset) if selected else None,
