@@ -188,8 +188,9 @@ def test_code_in_a_checkpoint_runs_only_when_asked(tmp_path):
     "name", ["a/..", "../../etc", "..", "a/../../b", "a\\..\\b", "a/b/../../../c", "%2e%2e/x", "a/.", "x\0y"]
 )
 def test_no_name_leads_out_of_the_cache(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "home").mkdir()
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")  # whose parent holds no data of other tests
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     before = sorted(path for path in tmp_path.rglob("*") if tmp_path / "home" not in path.parents)
     with pytest.raises((ValueError, OSError)):
