@@ -21,7 +21,7 @@ import torch
 from helpers.hub_server import Interpreter, LoopbackHub
 
 torch.set_num_threads(1)
-for scripts in ("scripts", "scripts/benchmark"):
+for scripts in ("scripts/benchmark", "scripts/docs"):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / scripts))
 
 

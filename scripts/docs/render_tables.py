@@ -1,6 +1,6 @@
 """Render the tables of the README and of the documentation from the JSON files in model_cards/results.
 
-    python scripts/render_tables.py
+    python scripts/docs/render_tables.py
 
 A page marks the place of a table with `<!-- table: NAME -->` and `<!-- end -->`. The suite checks that every committed
 page holds what this script renders.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "model_cards" / "results"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 Json = dict[str, Any]

@@ -11,7 +11,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"\[([^\]]*)\]\(\.\./(model_cards/[^)#]+)\)")
 ROLE = re.compile(r":(?:func|class|mod|meth|data|attr):<code>~?\.*")
 
