@@ -4,11 +4,10 @@ import datasets
 import torch
 
 from helpers.models import build_model
-from hf_vub import VUBTrainer, VUBTrainingArguments
+from helpers.training import arguments
+from hf_vub import VUBTrainer
 
 ROWS = 24
-
-
 POISON = 59  # a token whose embedding is beyond the squares of float32
 
 
@@ -45,21 +44,11 @@ class Collator:
 
 
 def trainer(folder, dataset=None, *, eval_dataset=None, callbacks=None, model=None, processing_class=None, **options):
-    defaults = {
-        "num_train_epochs": 2,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-3,
-        "save_strategy": "steps",
-        "save_steps": 1,
-        "eval_strategy": "epoch",
-        "logging_steps": 2,
-        "report_to": [],
-        "use_cpu": True,
-        "disable_tqdm": True,
-    }
+    defaults = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "epoch", "logging_steps": 2, "seed": 42}
+    defaults |= {"per_device_train_batch_size": 4}
     return VUBTrainer(
         model=model or build_model("bert"),
-        args=VUBTrainingArguments(str(folder), **{**defaults, **options}),
+        args=arguments(folder, **{**defaults, **options}),
         train_dataset=rows() if dataset is None else dataset,
         eval_dataset=rows() if eval_dataset is None else eval_dataset,
         data_collator=Collator(),
