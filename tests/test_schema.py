@@ -7,7 +7,9 @@ from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from hf_vub.runs.files import read_json, write_json
 from hf_vub.runs.provenance import provenance
@@ -24,6 +26,7 @@ from hf_vub.runs.schema import (
     TextAttackResult,
     TrainResult,
     read_result,
+    split_metrics,
 )
 
 RESULTS = Path(__file__).parents[1] / "model_cards" / "results"
@@ -101,6 +104,17 @@ def test_what_is_not_finite_comes_back_as_none(tmp_path: Path) -> None:
     found = read_result(path)
     assert isinstance(found, TrainResult)
     assert found.metrics == {"nll": None, "accuracy": 0.5}
+
+
+def test_metrics_of_users_that_are_not_numbers_are_kept_apart(tmp_path: Path) -> None:
+    result = read_result(RESULTS / "vub-imdb.json")
+    assert isinstance(result, TrainResult)
+    given = {"f1": np.float32(0.5), "loss": torch.tensor(1.0), "nll": math.nan, "rows": 3, "per_class": np.ones(2)}
+    metrics, others = split_metrics({**given, "converged": True, "note": "good"})
+    assert metrics == {"f1": 0.5, "loss": 1.0, "nll": None, "rows": 3}
+    assert others == {"per_class": [1.0, 1.0], "converged": True, "note": "good"}
+    changed = replace(result, metrics=metrics, other_metrics=others)
+    assert read_result(changed.save(tmp_path / "a.json")) == changed
 
 
 @pytest.mark.parametrize(

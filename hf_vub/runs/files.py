@@ -98,12 +98,12 @@ def lock_folder(folder: str | Path) -> AbstractContextManager[object]:
     return locked
 
 
-def json_text(content: Mapping[str, Any]) -> str:
+def json_text(content: Mapping[str, object]) -> str:
     """Return indented JSON, access tokens masked. A NaN or an infinity becomes null: JSON has neither."""
     return mask(json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
-def write_json(path: str | Path, content: Mapping[str, Any]) -> Path:
+def write_json(path: str | Path, content: Mapping[str, object]) -> Path:
     """Write ``json_text`` atomically and return the path."""
     return write_text(path, json_text(content))
 
@@ -119,7 +119,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def append_record(path: str | Path, record: Mapping[str, Any]) -> None:
+def append_record(path: str | Path, record: Mapping[str, object]) -> None:
     """Append one JSON line and flush it to disk: a kill loses at most the line being written."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,7 +150,7 @@ def read_records(path: str | Path) -> Iterator[dict[str, Any]]:
                 yield record
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> object:
     """Return tensors, arrays, paths and non-finite floats as what JSON can hold; the rest as it is."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}

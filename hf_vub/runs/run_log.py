@@ -34,7 +34,7 @@ class RunLog:
             several processes.
     """
 
-    def __init__(self, path: str | Path | None, settings: Mapping[str, Any], state: "PartialState"):
+    def __init__(self, path: str | Path | None, settings: Mapping[str, object], state: "PartialState"):
         self.path = None if path is None else Path(path)
         self.settings = settings
         self.state = state
@@ -54,7 +54,7 @@ class RunLog:
         self._read()
         state.wait_for_everyone()
 
-    def _check(self, saved: Mapping[str, Any]) -> None:
+    def _check(self, saved: Mapping[str, object]) -> None:
         """Refuse a run with other settings; a model may have moved, as the digest of its weights is a setting too."""
         wanted = json.loads(json_text(self.settings))
         for key, value in wanted.items():

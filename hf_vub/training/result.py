@@ -1,13 +1,13 @@
 """The result of a training: its JSON, and the model card made from it."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..reports.model_cards import refresh_model_card
 from ..runs.provenance import provenance
-from ..runs.schema import TrainResult
-from ..runs.schema.result import Metrics
+from ..runs.schema import TrainResult, split_metrics
 
 if TYPE_CHECKING:
     from .safeguards import WatchedTrainer
@@ -15,19 +15,25 @@ if TYPE_CHECKING:
 _TIMES = ("_runtime", "_per_second")
 
 
-def training_result(trainer: "WatchedTrainer", *, bottleneck: bool, **fields: Any) -> TrainResult:
+def training_result(
+    trainer: "WatchedTrainer", *, bottleneck: bool, metrics: Mapping[str, object], **fields: Any
+) -> TrainResult:
     """Return the result of a training with all that its trainer knows.
 
     Args:
         trainer: after training and evaluation.
         bottleneck: the model has one, so that the schedules that we add to those of transformers applied.
-        fields: what the trainer does not know: model, data set, rows, metrics, ...
+        metrics: of the evaluation, those of the user's ``compute_metrics`` among them.
+        fields: what the trainer does not know: model, data set, rows, ...
     """
     args, state = trainer.args, trainer.state
     paper = bottleneck and getattr(args, "lr_decay", None) == "paper"
+    numbers, others = split_metrics(metrics)
     return TrainResult(
         **provenance(),
         **fields,
+        metrics=numbers,
+        other_metrics=others or None,
         seed=args.seed,
         epochs=args.num_train_epochs,
         max_steps=args.max_steps,
@@ -46,7 +52,7 @@ def training_result(trainer: "WatchedTrainer", *, bottleneck: bool, **fields: An
     )
 
 
-def plain_metrics(logged: dict[str, float], prefix: str) -> Metrics:
+def plain_metrics(logged: Mapping[str, object], prefix: str) -> dict[str, object]:
     """Return the metrics of one evaluation without their prefix and its timings."""
     return {
         name.removeprefix(prefix): value

@@ -48,7 +48,7 @@ from .reproduction import (
     TextExample,
     TrainingCurve,
 )
-from .result import Metrics, Result
+from .result import Metrics, Result, split_metrics
 from .training import Quickstart, TrainResult
 
 __all__ = [
@@ -93,6 +93,7 @@ __all__ = [
     "TrainResult",
     "TrainingCurve",
     "read_result",
+    "split_metrics",
 ]
 
 _KINDS: dict[str, type[Result] | type[Quickstart]] = {

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, Union
 from ..files import plain, write_json
 
 P = TypeVar("P", bound="Part")
-_SPELLED = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+_SPELLED: dict[object, str] = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
 _NULL = {"written": "null"}
 
 
@@ -52,15 +52,14 @@ class Part(Mapping[str, Any]):
 
     def to_json(self) -> dict[str, Any]:
         """Return dictionaries, lists, strings and numbers alone; a NaN or an infinity becomes None."""
-        content: dict[str, Any] = plain(self)
-        return content
+        return {name: plain(value) for name, value in self.items()}
 
     def save(self, path: str | Path) -> Path:
         """Write the JSON atomically and return its path."""
         return write_json(path, self)
 
     @classmethod
-    def from_json(cls: type[P], content: Mapping[str, Any], source: str = "the result") -> P:
+    def from_json(cls: type[P], content: Mapping[str, object], source: str = "the result") -> P:
         """Build the dataclass from JSON, and check every field and its type.
 
         Args:
@@ -71,8 +70,6 @@ class Part(Mapping[str, Any]):
             ValueError: a field is missing, unknown or of another type.
         """
         types_of = _types(cls)
-        if not isinstance(content, Mapping):
-            raise ValueError(f"{source} must be an object, but is {_shown(content)}")
         if unknown := [name for name in content if name not in types_of]:
             raise ValueError(f"{source} has the field {unknown[0]!r}, which {cls.__name__} does not have")
         if missing := [name for name in _required(cls) if name not in content]:
@@ -81,7 +78,7 @@ class Part(Mapping[str, Any]):
 
 
 @cache
-def _types(cls: type[Part]) -> dict[str, Any]:
+def _types(cls: type[Part]) -> dict[str, object]:
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
@@ -92,12 +89,12 @@ def _required(cls: type[Part]) -> tuple[str, ...]:
     return tuple(f.name for f in dataclasses.fields(cls) if f.default is missing and f.default_factory is missing)
 
 
-def _read(wanted: Any, value: Any, place: str) -> Any:
+def _read(wanted: object, value: object, place: str) -> object:
     """Return ``value`` as the annotation ``wanted`` has it, or raise a ValueError that names the place."""
     origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
     if origin in (Union, types.UnionType):
         return _read_union(arguments, value, place)
-    if isinstance(wanted, type) and issubclass(wanted, Part):
+    if isinstance(wanted, type) and issubclass(wanted, Part) and isinstance(value, Mapping):
         return wanted.from_json(value, place)
     if origin is tuple and isinstance(value, (list, tuple)):
         if arguments[-1] is Ellipsis:
@@ -109,12 +106,12 @@ def _read(wanted: Any, value: Any, place: str) -> Any:
         return {key: _read(arguments[1], item, f"{place}[{key!r}]") for key, item in value.items()}
     if origin is typing.Literal and value in arguments:
         return value
-    if origin is None and _is_a(wanted, value):
+    if isinstance(wanted, type) and origin is None and _is_a(wanted, value):
         return value
     raise ValueError(f"{place} must be {_spelled(wanted)}, but is {_shown(value)}")
 
 
-def _read_union(choices: tuple[Any, ...], value: Any, place: str) -> Any:
+def _read_union(choices: tuple[object, ...], value: object, place: str) -> object:
     """Read a value of one of several types, of several dataclasses the one whose fields fit best."""
     if value is None and type(None) in choices:
         return None
@@ -130,19 +127,19 @@ def _read_union(choices: tuple[Any, ...], value: Any, place: str) -> Any:
     return _read(choices[-1], value, place)
 
 
-def _fit(part: type[Part], value: Mapping[str, Any]) -> tuple[bool, int]:
+def _fit(part: type[Part], value: Mapping[str, object]) -> tuple[bool, int]:
     kind = _types(part).get("kind", str)
     own_kind = typing.get_origin(kind) is not typing.Literal or value.get("kind") in typing.get_args(kind)
     return own_kind, len(_types(part).keys() & value.keys()) - len(set(_required(part)) - value.keys())
 
 
-def _is_a(wanted: Any, value: Any) -> bool:
+def _is_a(wanted: type, value: object) -> bool:
     if isinstance(value, bool):  # which Python counts as an int
         return wanted in (bool, object)
     return isinstance(value, (int, float) if wanted is float else wanted)
 
 
-def _spelled(wanted: Any) -> str:
+def _spelled(wanted: object) -> str:
     origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
     if origin is typing.Literal:
         return " or ".join(map(repr, arguments))
@@ -151,6 +148,6 @@ def _spelled(wanted: Any) -> str:
     return _SPELLED.get(wanted, "an object")
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = "null" if value is None else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

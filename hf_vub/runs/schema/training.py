@@ -68,6 +68,8 @@ class TrainResult(Result):
     precision: str | None = None
     beta_schedule: str | None = nullable()
     metrics: Metrics
+    other_metrics: dict[str, object] | None = None
+    """Those of the user's ``compute_metrics`` that are not numbers."""
     metrics_std: Metrics | None = None
     """Standard deviations (n - 1) over the runs."""
     seconds: float | None = None
