@@ -1,6 +1,7 @@
 """Checkpoints whose configuration or tokenizer asks for code or for files run and reach nothing unasked."""
 
 import ast
+import contextlib
 import itertools
 import json
 
@@ -13,7 +14,7 @@ from helpers.saving_trainer import trainer
 from helpers.source_code import CODE, calls
 from hf_vub import VUBConfig, VUBForImageClassification, VUBForSequenceClassification
 from hf_vub.data.synthetic import word_tokenizer
-from hf_vub.model import trust
+from hf_vub.model import loading, trust
 
 _numbers = itertools.count()
 
@@ -121,6 +122,7 @@ def auto_class(path):
     AutoModelForSequenceClassification.from_pretrained(path)
 
 
+SORTS = ("SequenceClassification", "ImageClassification")
 WAYS = [
     VUBForSequenceClassification.from_pretrained,
     VUBForImageClassification.from_pretrained,
@@ -228,6 +230,130 @@ def test_what_is_asked_for_is_let_through(tmp_path):
     with pytest.raises(ValueError, match="trust_remote_code"):
         VUBForSequenceClassification.from_pretrained(odd)
     assert VUBForSequenceClassification.from_pretrained(odd, trust_remote_code=True).num_labels == 3
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """A user who answers every question with yes; the questions."""
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda question="": asked.append(question) or "y")
+    return asked
+
+
+@pytest.mark.parametrize("way", [*WAYS, *TO_OURS], ids=name)
+def test_nothing_asks_on_the_terminal_whether_code_may_run(way, elsewhere, trace, terminal, tmp_path):
+    """Backbone and tokenizer name code of their own for a kind of model that transformers has no classifier for."""
+    code = next(path.stem for path in elsewhere.glob("*.py"))
+    places = {f"Auto{kind}": f"{elsewhere}--{code}.Payload" for kind in ("Config", "Tokenizer", "ImageProcessor")}
+    places |= {f"AutoModelFor{kind}": f"{elsewhere}--{code}.Payload" for kind in SORTS}
+    backbone = {"model_type": "vit_mae", "hidden_size": 32, "auto_map": places}
+    change = {"backbone_config": backbone}
+    path = spoilt(tmp_path / "model", build_model("bert"), lambda config: {**config, **change})
+    with contextlib.suppress(ValueError, OSError, TypeError):
+        way(path)
+    assert not terminal
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("way", WAYS, ids=name)
+def test_a_stock_checkpoint_with_code_of_its_own_is_refused_without_a_question(
+    way, elsewhere, trace, terminal, tmp_path
+):
+    code = next(path.stem for path in elsewhere.glob("*.py"))
+    places = {f"Auto{kind}": f"{code}.Payload" for kind in ("Config", "Tokenizer", "ImageProcessor")}
+    places |= {f"AutoModelFor{kind}": f"{code}.Payload" for kind in SORTS}
+    change = {"model_type": "payload", "auto_map": places}
+    path = spoilt(tmp_path / "model", build_model("bert").backbone, lambda config: {**config, **change})
+    (tmp_path / "model" / f"{code}.py").write_text((elsewhere / f"{code}.py").read_text())
+    with pytest.raises((ValueError, OSError, TypeError)):
+        way(path)
+    assert not terminal
+    assert not trace.exists()
+
+
+# Nonsense
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dtype": "nonsense", "torch_dtype": "nonsense"},
+        {"dtype": ["float32"]},
+        {"hidden_act": "nonsense"},
+        {"hidden_size": "many"},
+        {"hidden_size": -4},
+        {"num_attention_heads": 0},
+        {"vocab_size": None},
+        {"num_hidden_layers": "two"},
+        {"initializer_range": "x"},
+        {"architectures": 7},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("ours", [True, False], ids=["ours", "stock"])
+def test_nonsense_in_a_configuration_is_one_sentence_that_names_the_checkpoint(ours, change, tmp_path):
+    model = build_model("bert")
+
+    def spoil(config):
+        return {**config, **change, "backbone_config": {**config["backbone_config"], **change}}
+
+    path = spoilt(
+        tmp_path / "model", model if ours else model.backbone, spoil if ours else lambda config: {**config, **change}
+    )
+    for way in (VUBForSequenceClassification.from_pretrained, train_text, load_text):
+        try:
+            way(path)
+        except (ValueError, OSError, RuntimeError) as error:
+            assert len(str(error)) < 1000  # noqa: PT017
+        except TypeError as error:
+            pytest.fail(f"{way}: {error}")
+
+
+def load_text(path):
+    loading.load_classifier(path, "text")
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["ours", "stock"])
+def test_an_absurd_number_of_layers_is_refused_before_any_is_built(ours, tmp_path):
+    model = build_model("bert")
+    many = {"num_hidden_layers": 10**9}
+
+    def spoil(config):
+        return {**config, "backbone_config": {**config["backbone_config"], **many}} if ours else {**config, **many}
+
+    path = spoilt(tmp_path / "model", model if ours else model.backbone, spoil)
+    for way in (VUBForSequenceClassification.from_pretrained, shared_heads, train_text, load_text):
+        with pytest.raises(ValueError, match=r"num_hidden_layers=1000000000; no model has more than 1,000 layers"):
+            way(path)
+
+
+@pytest.mark.parametrize("outside", ["../secret.safetensors", "{}/secret.safetensors", "a/b.safetensors", "a\\b"])
+def test_an_index_of_weights_names_no_file_outside_its_folder(outside, tmp_path):
+    model = build_model("bert")
+    model.save_pretrained(tmp_path / "model", max_shard_size="20KB")
+    index = tmp_path / "model" / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    first = next(iter(content["weight_map"]))
+    content["weight_map"][first] = outside.format(tmp_path)
+    index.write_text(json.dumps(content))
+    for way in (VUBForSequenceClassification.from_pretrained, load_text):
+        with pytest.raises(ValueError, match=r"index.json names the file '.*', which is outside its folder"):
+            way(str(tmp_path / "model"))
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["ours", "stock"])
+def test_a_model_of_the_other_task_is_one_sentence(ours, tmp_path):
+    for kind, way, message in (
+        ("vit", VUBForSequenceClassification.from_pretrained, "is a 'vit' model, which does not classify texts"),
+        ("bert", VUBForImageClassification.from_pretrained, "is a 'bert' model, which does not classify images"),
+        ("vit", attack_text, "is a 'vit' model, which does not classify texts"),
+        ("bert", attack_image, "is a 'bert' model, which does not classify images"),
+        ("vit", train_text, "is a 'vit' model, which does not classify texts"),
+    ):
+        model = build_model(kind)
+        path = spoilt(tmp_path / kind, model if ours else model.backbone, dict)
+        with pytest.raises(ValueError, match=message):
+            way(path)
 
 
 # Tokenizers

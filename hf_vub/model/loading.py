@@ -22,7 +22,7 @@ from transformers import (
 
 from .modeling_vub import VUBForImageClassification, VUBForSequenceClassification
 from .timm_processing import timm_image_processor
-from .trust import load
+from .trust import load, require_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -36,18 +36,16 @@ class TaskClasses(NamedTuple):
         stock: the Auto class of the stock classifiers; it loads ours too.
         ours: the classifier with a bottleneck, which also wraps stock checkpoints.
         processor: the Auto class of the tokenizer or image processor.
-        argument: the name of the processor as an argument, for errors.
     """
 
     stock: type[AutoModelForSequenceClassification] | type[AutoModelForImageClassification]
     ours: type[VUBForSequenceClassification] | type[VUBForImageClassification]
     processor: type[AutoTokenizer] | type[AutoImageProcessor]
-    argument: str
 
 
 TASKS: dict[str, TaskClasses] = {
-    "text": TaskClasses(AutoModelForSequenceClassification, VUBForSequenceClassification, AutoTokenizer, "tokenizer"),
-    "image": TaskClasses(AutoModelForImageClassification, VUBForImageClassification, AutoImageProcessor, "processor"),
+    "text": TaskClasses(AutoModelForSequenceClassification, VUBForSequenceClassification, AutoTokenizer),
+    "image": TaskClasses(AutoModelForImageClassification, VUBForImageClassification, AutoImageProcessor),
 }
 
 
@@ -98,6 +96,9 @@ def load_classifier(
     if dtype not in (None, "float32", "bfloat16"):
         raise ValueError(f"dtype must be None, 'float32' or 'bfloat16', but is {dtype!r}")
     name = classifier_name(model)
+    if not isinstance(model, nn.Module):
+        # A checkpoint of the other task is refused before its processor is missed.
+        require_checkpoint(kinds.stock, name, revision=revision, trust_remote_code=trust_remote_code)
     if isinstance(processor, (str, Path)):
         same = str(processor) == name
         processor = load_processor(

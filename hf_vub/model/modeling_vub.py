@@ -16,7 +16,6 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import (
-    CONFIG_MAPPING,
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
@@ -31,7 +30,7 @@ from .information import gaussian_entropy
 from .objectives import objective_loss, objective_terms
 from .pooling import pool, prepare_encoder, saved_pooling, token_mask
 from .timm_processing import save_timm_image_processor
-from .trust import HUB_OPTIONS, clear_errors, read_config
+from .trust import HUB_OPTIONS, clear_errors, read_config, require_task
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +89,7 @@ class VUBPreTrainedModel(PreTrainedModel):
                 "backbone_config is None: give VUBConfig the configuration of a classification model, "
                 "or wrap a checkpoint with from_pretrained"
             )
-        self._require_task(config.backbone_config.model_type, config.name_or_path or "backbone_config")
+        require_task(self._stock_class, config.backbone_config.model_type, config.name_or_path or "backbone_config")
         if config.pooling == "auto":
             config.pooling = "stock"
         self.num_labels = config.num_labels
@@ -185,7 +184,7 @@ class VUBPreTrainedModel(PreTrainedModel):
                 options = {name: kwargs.pop(name) for name in config_fields() if name in kwargs}
                 # Impossible options are found before a large checkpoint is read.
                 VUBConfig(**{"problem_type": content.get("problem_type"), **options})
-                cls._require_task(str(content.get("model_type")), path)
+                require_task(cls._stock_class, content.get("model_type"), path)
                 model, info = cls._wrap_stock(path, content, options, *model_args, **kwargs)
         model._freeze_and_align()
         return (model, info) if output_loading_info else model
@@ -282,15 +281,6 @@ class VUBPreTrainedModel(PreTrainedModel):
         if self.config.pooling == "stock":
             return replace_classifier(backbone).in_features
         return prepare_encoder(backbone, backbone.config, self.config.pooling)
-
-    @classmethod
-    def _require_task(cls, model_type: str, name: Any) -> None:
-        """Raise ValueError for a kind of model that this task has no stock classifier for."""
-        if model_type in CONFIG_MAPPING and CONFIG_MAPPING[model_type] not in cls._stock_class._model_mapping:
-            raise ValueError(
-                f"{name} is a {model_type!r} model, which does not classify {cls._medium}s: {cls.__name__} needs a "
-                f"backbone of {cls._stock_class.__name__}"
-            )
 
     def _freeze_and_align(self) -> None:
         """Freeze what ``freeze_backbone`` says, and move weights to addresses where kernels give the usual bits.

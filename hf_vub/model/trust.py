@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file, is_peft_available
 
 # The value may name a repository whose code then runs as a kernel (CVE-2026-4372).
@@ -41,7 +41,7 @@ def load(auto: Any, name: Any, **options: Any) -> Any:
     """
     options.setdefault("trust_remote_code", False)
     with suppress(OSError):  # a tokenizer without a model, or a missing folder, for which the library has its own error
-        read_config(name, **options)
+        require_checkpoint(auto, name, **options)
     with clear_errors(name, auto.__name__.removeprefix("Auto")):
         loaded = auto.from_pretrained(name, **options)
     if isinstance(loaded, PreTrainedTokenizerBase) and _knows_no_word(loaded):
@@ -122,6 +122,27 @@ def read_config(name: Any, **options: Any) -> dict[str, Any]:
     if not trusted:
         refuse_code(base_content, base)
     return content if content.get("model_type") else base_content
+
+
+def require_checkpoint(auto: Any, name: Any, **options: Any) -> None:
+    """Read a checkpoint's configuration, and raise ValueError where :func:`read_config` or :func:`require_task` do."""
+    content = read_config(name, **options)
+    backbone = content.get("backbone_config")
+    require_task(auto, (backbone if isinstance(backbone, dict) else content).get("model_type"), name)
+
+
+def require_task(auto: Any, model_type: Any, name: Any) -> None:
+    """Raise ValueError for a kind of model that an Auto class of classifiers has no classifier for.
+
+    Args:
+        auto: one of transformers' Auto classes; only those of classifiers are checked.
+        model_type: kind of the model or backbone; an unknown one passes.
+        name: name of the checkpoint, for the message.
+    """
+    medium = {"AutoModelForSequenceClassification": "texts", "AutoModelForImageClassification": "images"}
+    known = isinstance(model_type, str) and model_type in CONFIG_MAPPING
+    if known and auto.__name__ in medium and CONFIG_MAPPING[model_type] not in auto._model_mapping:
+        raise ValueError(f"{name} is a {model_type!r} model, which does not classify {medium[auto.__name__]}")
 
 
 def refuse_code(content: Any, name: Any) -> None:
