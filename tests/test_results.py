@@ -241,7 +241,7 @@ def test_a_run_whose_settings_hold_a_token_resumes(tmp_path: Path) -> None:
         log.add({"index": 3})
     with RunLog(tmp_path, {**settings, "model": "moved"}, state) as log:
         assert log.records == {3: {"index": 3}}
-    with pytest.raises(ValueError, match=r"holds a run with seed=0, but this run has seed=1: give another output_dir"):
+    with pytest.raises(ValueError, match=r"holds a run with seed=0, and this one has seed=1: give another output_dir"):
         RunLog(tmp_path, {**settings, "seed": 1}, state)
 
 

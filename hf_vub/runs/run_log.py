@@ -60,7 +60,7 @@ class RunLog:
         for key, value in wanted.items():
             if saved.get(key) != value and key != "model":
                 raise ValueError(
-                    f"{self.path} holds a run with {key}={saved.get(key)!r}, but this run has {key}={value!r}: "
+                    f"{self.path} holds a run with {key}={saved.get(key)!r}, and this one has {key}={value!r}: "
                     "give another output_dir, or remove that folder"
                 )
 
