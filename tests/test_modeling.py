@@ -1,11 +1,14 @@
 """The models: features, saving and loading, freezing, dtypes, Auto classes, pipelines and the tools around them."""
 
 import copy
+import inspect
 import json
 import math
+import re
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import (
     AutoModel,
     AutoModelForImageClassification,
@@ -16,7 +19,10 @@ from transformers import (
 
 from helpers.models import IMAGE_BACKBONES, TEXT_BACKBONES, backbone_config, build_model, model_inputs
 from hf_vub import VUBConfig, VUBForImageClassification, VUBForSequenceClassification
+from hf_vub.model.adapters import save_base
+from hf_vub.model.configuration_vub import refuse_misspelt
 from hf_vub.model.information import categorical_entropy, cross_entropy, gaussian_rate
+from hf_vub.model.trust import HUB_OPTIONS
 
 BACKBONES = [*TEXT_BACKBONES, *IMAGE_BACKBONES]
 
@@ -347,6 +353,80 @@ def test_peft_lora_trains_backbone_and_head(tmp_path):
     adapted.save_pretrained(tmp_path)
     again = peft.PeftModel.from_pretrained(build_model("bert"), tmp_path).eval()
     torch.testing.assert_close(again(**inputs).logits, logits)
+
+
+def adapted_and_trained(peft, model):
+    adapted = peft.get_peft_model(
+        model, peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"], modules_to_save=["head"])
+    )
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return adapted.eval()
+
+
+@pytest.mark.parametrize("pooling", ["stock", "mean"])
+def test_auto_classes_reload_an_adapter(pooling, tmp_path):
+    peft = pytest.importorskip("peft")
+    build_model("bert", latent_size=5, pooling=pooling).save_pretrained(tmp_path / "base")
+    adapted = adapted_and_trained(peft, VUBForSequenceClassification.from_pretrained(tmp_path / "base"))
+    inputs = model_inputs("bert")
+    logits = adapted(**inputs).logits
+    adapted.save_pretrained(tmp_path / "adapter")
+    for way in (
+        peft.AutoPeftModelForSequenceClassification,
+        AutoModelForSequenceClassification,
+        VUBForSequenceClassification,
+    ):
+        assert torch.equal(way.from_pretrained(tmp_path / "adapter").eval()(**inputs).logits, logits), way
+
+
+def test_an_adapter_of_a_wrapped_checkpoint_keeps_its_base(tmp_path):
+    """The stock checkpoint that was wrapped is not the adapter's base: it has no head."""
+    peft = pytest.importorskip("peft")
+    AutoModelForSequenceClassification.from_config(backbone_config("bert")).save_pretrained(tmp_path / "stock")
+    model = VUBForSequenceClassification.from_pretrained(tmp_path / "stock", latent_size=5)
+    adapted = adapted_and_trained(peft, model)
+    inputs = model_inputs("bert")
+    logits = adapted(**inputs).logits
+    save_base(adapted, tmp_path / "base")
+    assert torch.equal(adapted(**inputs).logits, logits)
+    adapted.save_pretrained(tmp_path / "adapter")
+    assert not any("lora" in name for name in load_file(tmp_path / "base" / "model.safetensors"))
+    again = peft.AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "adapter").eval()
+    assert torch.equal(again(**inputs).logits, logits)
+    stamp = (tmp_path / "base" / "model.safetensors").stat().st_mtime_ns
+    save_base(again, tmp_path / "elsewhere")
+    assert not (tmp_path / "elsewhere").exists()
+    assert (tmp_path / "base" / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize(
+    ("keyword", "message"),
+    [
+        ("objectiv", "got the unexpected keyword 'objectiv': did you mean 'objective'?"),
+        ("freeze_backbones", "got the unexpected keyword 'freeze_backbones': did you mean 'freeze_backbone'?"),
+        ("num_label", "got the unexpected keyword 'num_label': did you mean 'num_labels'?"),
+        ("colour", "got the unexpected keyword 'colour': neither VUBConfig nor 'bert' models have it"),
+    ],
+)
+def test_a_misspelt_keyword_names_the_class_that_was_called(keyword, message, tmp_path):
+    AutoModelForSequenceClassification.from_config(backbone_config("bert")).save_pretrained(tmp_path)
+    with pytest.raises(TypeError, match=rf"VUBForSequenceClassification.from_pretrained {re.escape(message)}"):
+        VUBForSequenceClassification.from_pretrained(tmp_path, **{keyword: 1})
+    if "did you mean" in message:
+        with pytest.raises(TypeError, match=rf"VUBConfig {re.escape(message)}"):
+            VUBConfig(BertConfig(), **{keyword: 1})
+
+
+def test_no_keyword_of_transformers_looks_misspelt():
+    from transformers import PreTrainedModel, TrainingArguments
+
+    known = {*inspect.signature(PreTrainedModel.from_pretrained).parameters, *HUB_OPTIONS, "attn_implementation"}
+    known |= {"trust_remote_code", "device_map", "dtype", "torch_dtype", "output_loading_info", "subfolder"}
+    for name in TEXT_BACKBONES:
+        known |= backbone_config(name).to_dict().keys()
+    refuse_misspelt("VUBConfig", known - set(inspect.signature(TrainingArguments).parameters))
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,8 @@ def clear_errors(name: Any, kind: str = "model") -> Iterator[None]:
     except (OSError, ImportError, ValueError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
+        if isinstance(error, TypeError) and "unexpected keyword" in str(error):
+            raise  # of the caller's
         if type(error) is Exception:  # the only type that the tokenizers library raises
             raise ValueError(f"tokenizer.json of {name} cannot be read: {error}") from error
         reason = " ".join([f"{type(error).__name__}:", *str(error).split()])
