@@ -192,6 +192,85 @@ def test_success_is_scored_on_the_image_that_is_returned():
     assert (found.adversarial[2] - pixels[2]).abs().max() <= 1e-4 + 1e-6
 
 
+def test_carlini_wagner_leaves_an_image_alone_where_it_finds_nothing():
+    """Foolbox returns black images for failures; black is of another class here, so that one would look like success."""
+    model = Linear(classes=2)
+    with torch.no_grad():
+        model.linear.weight.copy_(torch.tensor([[0.0], [1.0]]).expand(2, 36))
+        model.linear.bias.copy_(torch.tensor([1.0, 0.0]))
+    pixels = torch.rand(4, 1, 6, 6) * 0.4 + 0.3
+    labels = torch.ones(4, dtype=torch.long)
+    assert model(torch.zeros(1, 1, 6, 6)).argmax() == 0
+    with frozen(model):
+        (found,) = CarliniWagner(steps=1, binary_search_steps=1)(PixelModel(model), pixels, labels)
+    assert torch.equal(found.adversarial, pixels)
+    assert not found.success.any()
+    assert found.distance.tolist() == [0.0] * 4
+
+
+def test_an_untouched_image_that_noise_misclassifies_is_no_success():
+    class Coin(Linear):
+        def forward(self, pixels, num_samples=0):
+            return torch.randn(len(pixels), 3) if num_samples else super().forward(pixels)
+
+    class Idle(ProjectedGradient):
+        def _propose(self, batch):
+            return [batch.images.clone()]
+
+    model = Coin()
+    pixels, labels = images_for(model, 64)
+    with frozen(model):
+        (found,) = Idle()(PixelModel(model, noise="sampled"), pixels, labels, (0.1,))
+    assert (found.prediction != labels).any()
+    assert not found.success.any()
+
+
+def test_images_stay_in_range_whatever_a_library_proposes():
+    class Boaster(ProjectedGradient):
+        def _propose(self, batch):
+            return [batch.images + 5.0, batch.images - 5.0]
+
+    model = Linear()
+    pixels, labels = images_for(model, 6, 0.0, 1.0)
+    with frozen(model):
+        up, down = Boaster()(PixelModel(model), pixels, labels, (0.3, 0.6))
+    assert torch.allclose(up.adversarial, (pixels + 0.3).clamp(0, 1))
+    assert torch.allclose(down.adversarial, (pixels - 0.6).clamp(0, 1))
+    assert up.adversarial.max() <= 1.0
+    assert down.adversarial.min() >= 0.0
+
+
+def test_every_batch_has_a_random_state_of_its_own(tmp_path):
+    model = Linear(classes=2)
+    image = (torch.rand(1, 6, 6) * 0.4 + 0.3).tolist()
+    data = Dataset.from_dict({"image": [image] * 3, "label": [int(model(torch.tensor([image])).argmax())] * 3})
+    attack_image(model, data, "pgd_linf", steps=1, batch_size=1, output_dir=tmp_path)
+    first, second, third = load_file(tmp_path / "images.safetensors")["adversarial"]
+    assert not torch.equal(first, second)
+    assert not torch.equal(second, third)
+
+
+def test_a_batch_that_does_not_fit_is_halved():
+    model = Linear()
+    pixels, labels = images_for(model, 8)
+    sizes = []
+
+    class Large(FastGradient):
+        def _propose(self, batch):
+            sizes.append(len(batch.images))
+            if len(batch.images) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return super()._propose(batch)
+
+    with frozen(model):
+        (halves,) = Large()(PixelModel(model), pixels, labels, (0.1,))
+        (whole,) = FastGradient()(PixelModel(model), pixels, labels, (0.1,))
+    assert sizes[0] == 8
+    assert max(sizes[-2:]) <= 3
+    for ours, theirs in zip(halves, whole, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+
+
 def test_counts_by_hand():
     """One pixel, threshold 0.5 between the classes: of five images the one at 0.45 falls to a budget of 0.1."""
 

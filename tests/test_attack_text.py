@@ -21,12 +21,12 @@ from transformers import (
 
 from helpers import mini_wordnet
 from hf_vub import VUBForSequenceClassification
-from hf_vub.attacks.text import nltk_resources
+from hf_vub.attacks.text import nltk_resources, recipes
 from hf_vub.attacks.text.classifier import TextClassifier, TokenFeatures
 from hf_vub.compute.contexts import seeded
 from hf_vub.data.preprocessing import clean_text
 from hf_vub.data.splits import load_splits
-from hf_vub.runs.files import read_json, read_records
+from hf_vub.runs.files import read_json, read_records, write_json
 
 # Found, not imported: how TextAttack has to be imported is part of what is tested.
 pytestmark = pytest.mark.skipif(find_spec("textattack") is None, reason="text attacks are an optional extra")
@@ -105,15 +105,13 @@ def train(model, tokenizer, steps=60):
 
 @pytest.fixture(scope="module", autouse=True)
 def fresh_machine(tmp_path_factory):
-    """No home, no NLTK data but a small WordNet in Debian's format: what a test finds, it finds on any machine."""
+    """No home and no NLTK data but a small WordNet, so that a test finds the same on any machine."""
     import nltk
 
     folder = tmp_path_factory.mktemp("machine")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nltk.data, "path", [])
+        patch.setattr(nltk.data, "path", [str(mini_wordnet.write(folder / "data", SYNSETS))])
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        patch.setenv("WNSEARCHDIR", str(mini_wordnet.write(folder / "wordnet", SYNSETS)))
-        patch.setattr(nltk_resources, "WORDNET_FOLDER", str(folder / "nothing"))
         yield folder
         # NLTK keeps an opened corpus with its path, which is about to be of no machine.
         for corpus in (nltk.corpus.stopwords, nltk.corpus.wordnet):
@@ -387,6 +385,117 @@ def test_pwws_asks_the_backbone_in_full_batches(api, noisy, tokenizer, monkeypat
         assert result[figure] == plain[figure]
 
 
+def test_pwws_keeps_its_candidates_within_bounds(api, noisy, tokenizer, monkeypatch, tmp_path):
+    """Blocks of candidates, a bounded cache, and the same records; on the old code all candidates stayed alive."""
+    heads = {"a": noisy.head, "b": torch.nn.Linear(16, 2)}
+    options = {"recipe": "pwws", "num_examples": 5, "progress": False, "tokenizer": tokenizer}
+    api.attack_text_heads(noisy, heads, reviews(40), output_dir=tmp_path / "roomy", **options)
+    room, alive, asked = 6, [], []
+    answer, attack = TextClassifier.__call__, api.Searcher.attack
+    monkeypatch.setattr(recipes, "CANDIDATE_BYTES", room * 2400)  # of texts of about 13 words
+
+    def counted(self, texts):
+        asked.append(len(texts))
+        return answer(self, texts)
+
+    def watched(searcher, *args):
+        record = attack(searcher, *args)
+        alive.append(sum(len(found) for found in searcher._search.transformation_cache.values()))
+        assert alive[-1] == searcher._candidates
+        assert len(searcher._search.goal_function._call_model_cache) == 0
+        return record
+
+    monkeypatch.setattr(TextClassifier, "__call__", counted)
+    monkeypatch.setattr(api.Searcher, "attack", watched)
+    api.attack_text_heads(noisy, heads, reviews(40), output_dir=tmp_path / "bounded", **options)
+    per_word = 3  # the most synonyms of a word in SYNSETS
+    assert 0 < max(alive) <= room + per_word
+    words = max(record["words"] for record in records(tmp_path / "roomy" / "a"))
+    assert max(asked) <= max(words, room // 2 + per_word + 1)
+    for name in heads:
+        assert records(tmp_path / "bounded" / name) == records(tmp_path / "roomy" / name)
+
+
+def test_the_memory_of_texts_is_bounded_in_bytes(victim, tokenizer, monkeypatch):
+    monkeypatch.setattr("hf_vub.attacks.text.classifier.REMEMBERED_BYTES", 2000)
+    features = TokenFeatures(victim, tokenizer)
+    for text in reviews(60)["text"]:
+        features.encode([text])
+        assert features._key_bytes <= 2000 + 500
+        assert len(features._keys) <= 12
+
+
+def test_a_later_run_of_shared_heads_resumes(api, siblings, tmp_path, monkeypatch):
+    """The random head that a stock model's backbone is wrapped with is no part of what the run is."""
+    options = {"dataset": reviews(6), "tokenizer": siblings[0], "output_dir": tmp_path / "run", "progress": False}
+    torch.manual_seed(1)
+    first = api.attack_text_heads(*api.shared_heads(siblings), **options)
+    torch.manual_seed(2)
+    monkeypatch.setattr(api.Searcher, "attack", None)
+    again = api.attack_text_heads(*api.shared_heads(siblings), **options)
+    assert {name: timeless(result) for name, result in again.items()} == {
+        name: timeless(result) for name, result in first.items()
+    }
+
+
+def test_siblings_that_name_their_classes_differently_are_not_attacked_together(api, siblings):
+    for folder, names in zip(siblings, (["neg", "pos"], ["pos", "neg"]), strict=True):
+        config = read_json(Path(folder) / "config.json")
+        write_json(Path(folder) / "config.json", {**config, "id2label": dict(enumerate(names))})
+    with pytest.raises(ValueError, match="name their classes differently"):
+        api.shared_heads(siblings)
+
+
+# Classes
+
+
+def named(model, names):
+    """A copy of a model that calls its classes by these names."""
+    model = copy.deepcopy(model)
+    model.config.id2label = dict(enumerate(names))
+    return model
+
+
+def test_classes_are_matched_by_name(run, victim, tmp_path):
+    """A CSV's names are sorted, and the model numbers its classes otherwise: once success was 1 without a word."""
+    rows = reviews(40)
+    names = ["zero stars", "Five stars"]
+    frame = {"text": rows["text"][:], "label": [names[label] for label in rows["label"]]}
+    Dataset.from_dict(frame).to_csv(tmp_path / "test.csv")
+    model = named(victim, ["Zero stars", "five stars"])
+    options = {"dataset": str(tmp_path / "test.csv"), "num_examples": 40}
+    by_name = run(model=model, output_dir=tmp_path / "name", **options)
+    assert by_name["clean_accuracy"] > 0.9
+    assert by_name["class_names"] == ("Zero stars", "five stars")
+    assert [record["label"] for record in records(tmp_path / "name")] == rows["label"][:]
+    assert run(model=model, match_labels="number", **options)["clean_accuracy"] < 0.1
+
+
+def test_classes_that_cannot_be_matched_are_refused(run, victim):
+    with pytest.raises(
+        ValueError, match="class 'neg' of the data set is no class of the model .*match_labels='number'"
+    ):
+        run(model=named(victim, ["negative", "positive"]))
+
+
+def test_a_missing_label_is_skipped(run, tmp_path):
+    data = Dataset.from_dict({"text": ["good film", "bad film"], "label": [1, None]})
+    assert run(dataset=data, output_dir=tmp_path)["skipped"] == {"it has no label": 1}
+
+
+def test_of_a_pair_the_first_text_is_attacked(run, victim, tokenizer, tmp_path):
+    rows = reviews(12)
+    pairs = {"title": rows["text"][:], "body": ["the plot"] * 12, "label": rows["label"][:]}
+    Dataset.from_dict(pairs).to_csv(tmp_path / "test.csv")
+    run(dataset=tmp_path / "test.csv", text_column="title,body", output_dir=tmp_path / "run", num_examples=12)
+    found = records(tmp_path / "run")
+    assert [record["original_text"] for record in found] == rows["text"][:]
+    features = TokenFeatures(victim, tokenizer)
+    features.second = "the plot"
+    answers = TextClassifier(features)(rows["text"][:]).argmax(-1).tolist()
+    assert [record["prediction"] for record in found] == answers
+
+
 def test_heads_share_what_the_backbone_computes(noisy, tokenizer):
     features = TokenFeatures(noisy, tokenizer)
     texts = reviews(20)["text"][:]
@@ -568,7 +677,7 @@ def test_textattacks_command_line_takes_a_file_of_two_lines(noisy, tokenizer, tm
     else:
         pytest.importorskip("flair.models", reason="no flair for this version of transformers", exc_type=ImportError)
         nltk_resources.check()
-        environment["NLTK_DATA"] = str(nltk_resources.cache_folder() / "stopwords")
+        environment["NLTK_DATA"] = str(nltk_resources.cache_folder())
         marker = tmp_path / ".cache" / "textattack" / "post_install_check_3"
         marker.parent.mkdir(parents=True)
         marker.touch()  # TextAttack's sign that it need not download
@@ -618,7 +727,7 @@ def test_the_script_attacks_a_checkpoint_on_a_file(noisy, tokenizer, tmp_path, m
     runpy.run_path(str(ROOT / "scripts" / "attack_text.py"), run_name="__main__")
     result = read_json(tmp_path / "run" / "result.json")
     assert (result["model"], result["dataset"], result["attack"]) == ("model", "test.parquet", "PWWSRen2019")
-    assert (result["stopwords"], result["wordnet"]) == ("scikit-learn", "debian")
+    assert (result["stopwords"], result["wordnet"]) == ("scikit-learn", "nltk")
     assert result["class_names"] == ["neg", "pos"]
     assert "accuracy_under_attack" in capsys.readouterr().out
     files = {"examples.html", "examples.md", "records.jsonl", "result.json", "run.json"}

@@ -1,4 +1,4 @@
-"""What text attacks read: found, converted from what the machine has, or asked for in one sentence."""
+"""The word lists of text attacks: found, built from scikit-learn's, or asked for in one sentence."""
 
 import os
 import subprocess
@@ -20,17 +20,20 @@ SYNSETS = {"adj": [["good", "fine", "superb"], ["bad", "poor"]], "noun": [["film
 
 @pytest.fixture
 def bare(tmp_path, monkeypatch):
-    """A machine without any NLTK data, WordNet or network."""
+    """A machine without any NLTK data or network."""
     monkeypatch.setattr(nltk.data, "path", [])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("WNSEARCHDIR", str(tmp_path / "nothing"))
-    monkeypatch.setattr(nltk_resources, "WORDNET_FOLDER", str(tmp_path / "nothing"))
     monkeypatch.setattr(nltk, "download", lambda *args, **kwargs: False)
     return tmp_path
 
 
 def test_stopwords_fall_back_to_scikit_learn_and_say_so(bare):
-    assert check("DeepWordBugGao2018") == {"stopwords": "scikit-learn"}
+    old = os.umask(0)  # NLTK refuses data that others may write to
+    try:
+        assert check("DeepWordBugGao2018") == {"stopwords": "scikit-learn"}
+    finally:
+        os.umask(old)
+    assert not any(path.stat().st_mode & 0o022 for path in (bare / "cache").rglob("corpora/**/*"))
     reader = nltk.corpus.reader.WordListCorpusReader(nltk.data.find("corpora/stopwords"), ["english"])
     assert {"the", "and", "because"} <= set(reader.words("english"))
     assert check("DeepWordBugGao2018") == {"stopwords": "scikit-learn"}  # also when it was built before
@@ -47,8 +50,8 @@ def test_what_the_user_provides_wins(bare, monkeypatch):
 
 
 @pytest.mark.parametrize("recipe", ["DeepWordBugGao2018", "PWWSRen2019", None])
-def test_one_sentence_names_the_resource_and_three_ways_to_provide_it(bare, monkeypatch, recipe):
-    monkeypatch.setattr(nltk_resources, "_build_stopwords", lambda target: False)
+def test_one_sentence_names_the_resource_and_the_ways_to_provide_it(bare, monkeypatch, recipe):
+    monkeypatch.setattr(nltk_resources, "_build_stopwords", lambda: False)
     with pytest.raises(ResourceError) as raised:
         check(recipe)
     sentence = str(raised.value)
@@ -58,68 +61,38 @@ def test_one_sentence_names_the_resource_and_three_ways_to_provide_it(bare, monk
     assert "\n" not in sentence
 
 
-def test_without_wordnet_the_sentence_names_debians_packages(bare):
-    with pytest.raises(ResourceError, match=r"'wordnet'.*\(3\).*apt-get install wordnet-base wordnet-sense-index"):
+def test_wordnet_has_no_stand_in(bare):
+    with pytest.raises(
+        ResourceError, match=r"PWWSRen2019 needs .*'wordnet'.*nltk.downloader wordnet.*NLTK_DATA"
+    ) as raised:
         check("PWWSRen2019")
+    assert "scikit-learn" not in str(raised.value)
 
 
-def test_debians_wordnet_is_converted(bare, monkeypatch):
-    monkeypatch.setenv("WNSEARCHDIR", str(mini_wordnet.write(bare / "wordnet", SYNSETS)))
-    old = os.umask(0)  # NLTK refuses data that others may write to
-    try:
-        assert check("PWWSRen2019") == {"stopwords": "scikit-learn", "wordnet": "debian"}
-    finally:
-        os.umask(old)
-    folder = nltk_resources.cache_folder() / "wordnet" / "corpora" / "wordnet"
+def test_a_wordnet_in_a_folder_of_nltk_data_is_read(bare):
+    nltk.data.path.append(str(mini_wordnet.write(bare / "mine", SYNSETS)))
+    assert check("PWWSRen2019") == {"stopwords": "scikit-learn", "wordnet": "nltk"}
     reader = nltk.corpus.reader.WordNetCorpusReader(nltk.data.find("corpora/wordnet"), None)
     assert [synset.lemma_names() for synset in reader.synsets("good")] == [["good", "fine", "superb"]]
-    lexnames = [line.split() for line in (folder / "lexnames").read_text().splitlines()]
-    assert len(lexnames) == 45
-    assert lexnames[0] == ["00", "adj.all", "3"]
-    assert lexnames[2] == ["02", "adv.all", "4"]
-    assert lexnames[29] == ["29", "verb.body", "2"]
-    assert lexnames[44] == ["44", "adj.ppl", "3"]
-    assert not list(folder.parent.glob(".*"))
-    assert not folder.stat().st_mode & 0o022
-
-
-def test_an_incomplete_wordnet_is_not_converted(bare, monkeypatch):
-    folder = mini_wordnet.write(bare / "wordnet", SYNSETS)
-    (folder / "index.sense").unlink()  # Debian has it in a package of its own
-    monkeypatch.setenv("WNSEARCHDIR", str(folder))
-    with pytest.raises(ResourceError, match="wordnet-sense-index"):
-        check("PWWSRen2019")
-
-
-def test_a_failed_conversion_leaves_nothing_behind(bare, monkeypatch):
-    monkeypatch.setenv("WNSEARCHDIR", str(mini_wordnet.write(bare / "wordnet", SYNSETS)))
-
-    def full(*args):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(nltk_resources.shutil, "copyfile", full)
-    with pytest.raises(OSError, match="No space left"):
-        check("PWWSRen2019")
-    assert list((nltk_resources.cache_folder() / "wordnet" / "corpora").iterdir()) == []
 
 
 def test_prefetch_downloads_what_only_stands_in(bare, monkeypatch):
-    monkeypatch.setenv("WNSEARCHDIR", str(mini_wordnet.write(bare / "wordnet", SYNSETS)))
+    nltk.data.path.append(str(mini_wordnet.write(bare / "mine", SYNSETS)))
     asked = []
     monkeypatch.setattr(nltk, "download", lambda name, quiet: asked.append(name))
-    assert prefetch() == {"stopwords": "scikit-learn", "wordnet": "debian"}
-    assert set(asked) == {"stopwords", "wordnet"}
+    assert prefetch() == {"stopwords": "scikit-learn", "wordnet": "nltk"}
+    assert set(asked) == {"stopwords"}
 
 
 @pytest.mark.slow
 def test_prefetch_as_a_command_on_a_fresh_machine(tmp_path):
-    """No home, no NLTK data, no network: the WordNet files on the machine are enough."""
-    wordnet = mini_wordnet.write(tmp_path / "wordnet", SYNSETS)
+    """No home and no network: scikit-learn's stopwords are enough."""
+    data = mini_wordnet.write(tmp_path / "data", SYNSETS)
     root = Path(__file__).resolve().parents[1]
-    environment = {key: value for key, value in os.environ.items() if key not in ("NLTK_DATA", "XDG_CACHE_HOME")}
-    environment |= {"HOME": str(tmp_path), "WNSEARCHDIR": str(wordnet), "PYTHONPATH": str(root)}
+    environment = {key: value for key, value in os.environ.items() if key != "XDG_CACHE_HOME"}
+    environment |= {"HOME": str(tmp_path), "NLTK_DATA": str(data), "PYTHONPATH": str(root)}
     environment |= dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")  # nobody listens there
     run = [sys.executable, str(root / "scripts/attack_text.py"), "--prefetch"]
     found = subprocess.run(run, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
-    assert {line.split(":")[0] for line in found.stdout.splitlines()} == {"stopwords", "wordnet"}
+    assert found.stdout.splitlines() == ["stopwords: scikit-learn", "wordnet: nltk"]

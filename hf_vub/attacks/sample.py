@@ -1,6 +1,5 @@
 """The rows of a data set that an attack is run on: read, drawn, matched with the model's classes, and described."""
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from ..data.record import TrainingRecord
 from ..data.splits import load_evaluation, read_labels, subset
 from ..data.streams import materialize
 from ..model.loading import Task
+from ..runs.digests import examples_digest
 from .victim import check_counts
 
 logger = logging.getLogger(__name__)
@@ -87,10 +87,14 @@ class Sample:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def texts(self) -> list[str]:
+    def texts(self, column: str = "text") -> list[str]:
         """Return the texts of the sample as a tokenizer takes them, "" for a missing one."""
-        texts = self.dataset.select(self.rows)[:]["text"]
+        texts = self.dataset.select(self.rows)[:][column]
         return [clean_text(text) if isinstance(text, str) else "" for text in texts]
+
+    def second_texts(self) -> list[str] | None:
+        """Return the second text of every pair, which is not attacked; None where the data set has single texts."""
+        return self.texts("text_pair") if "text_pair" in self.dataset.column_names else None
 
     def aligned(self, model_names: Sequence[str]) -> "Sample":
         """Return the sample with labels and class names of the model (see `align_labels`).
@@ -111,7 +115,7 @@ class Sample:
 
     def digest(self, *content: Any) -> str:
         """Return a digest of the rows, their labels and further content, which identifies the sample of a run."""
-        return hashlib.sha256(repr((self.rows, *content, self.labels)).encode()).hexdigest()[:16]
+        return examples_digest(self.rows, *content, self.labels)
 
 
 def open_sample(options: SampleOptions, task: Task, records: Sequence[TrainingRecord] = ()) -> Sample:
@@ -143,7 +147,7 @@ def open_sample(options: SampleOptions, task: Task, records: Sequence[TrainingRe
     if options.num_examples is not None:
         drawn = subset(drawn, options.num_examples, options.seed, options.how)
     rows = list(drawn["row"])
-    pair = ["text_pair"] if split is not None and "text_pair" in dataset.column_names else []
+    pair = ["text_pair"] if column == "text" and "text_pair" in dataset.column_names else []
     keep = dataset.select_columns([column, *pair])
     return Sample(
         options=options,

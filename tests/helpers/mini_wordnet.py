@@ -1,4 +1,4 @@
-"""A WordNet 3.0 of a few synsets, in the file format of the real one and of Debian's packages (without lexnames)."""
+"""A WordNet 3.0 of a few synsets, as a folder of NLTK data."""
 
 from pathlib import Path
 
@@ -7,8 +7,10 @@ _KINDS = {"noun": "n", "adj": "a", "verb": "v", "adv": "r"}
 
 
 def write(folder: Path, synsets: dict[str, list[list[str]]]) -> Path:
-    """Write index, data and exception files for synonym sets by part ("noun", "adj")."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write synonym sets by part ("noun", "adj") as ``corpora/wordnet`` and return the folder of NLTK data."""
+    corpus = folder / "corpora" / "wordnet"
+    corpus.mkdir(parents=True, exist_ok=True)
+    (corpus / "lexnames").write_text("00\tadj.all\t3\n")
     for part, kind in _KINDS.items():
         data, offsets = _HEADER, {}
         for words in synsets.get(part, []):
@@ -21,9 +23,9 @@ def write(folder: Path, synsets: dict[str, list[list[str]]]) -> Path:
         for word, where in sorted(offsets.items()):
             count = len(where)
             index += f"{word} {kind} {count} 0 {count} 0 {' '.join(f'{offset:08d}' for offset in where)}  \n"
-        (folder / f"data.{part}").write_text(data)
-        (folder / f"index.{part}").write_text(index)
-        (folder / f"{part}.exc").write_text("")
+        (corpus / f"data.{part}").write_text(data)
+        (corpus / f"index.{part}").write_text(index)
+        (corpus / f"{part}.exc").write_text("")
     for name in ("cntlist.rev", "index.sense"):
-        (folder / name).write_text("")
+        (corpus / name).write_text("")
     return folder

@@ -10,8 +10,8 @@
 
 ART is the Adversarial Robustness Toolbox.
 
-A library only proposes an image. The budget is enforced here, and success is scored here, by a fresh forward pass of the
-declared predictor over the image that is returned.
+A library only proposes an image. The budget is enforced here, and success is scored here, by a fresh forward pass of
+the declared predictor over the image that is returned.
 """
 
 import contextlib

@@ -98,7 +98,7 @@ class PixelModel(nn.Module):
         return torch.stack([_decide(logits) for logits in draws])
 
     def read(self, image: Any) -> Tensor:
-        """Return pixels (channels, height, width) in [0, 1] on the CPU, as the model's processor resizes and crops them.
+        """Return pixels (channels, height, width) in [0, 1] on the CPU, resized and cropped by the model's processor.
 
         Args:
             image: a PIL image, a path, the undecoded ``{"bytes", "path"}`` of ``datasets``, or, without a processor,

@@ -95,7 +95,8 @@ def attack_text(
         output_dir: folder for the result and records; a run found there is resumed. None saves nothing. In a subfolder
             of the checkpoint that is attacked, the checkpoint's model card shows the result.
         split: split of a named data set; its test split by default.
-        text_column: column of texts; the usual names are recognised.
+        text_column: column of texts; the usual names are recognised. Of a pair of columns (see `load_splits`) the first
+            is attacked and the second stays as it is.
         label_column: column of labels; the usual names are recognised.
         match_labels: match the classes of data and model by ``"name"`` (by number where one side has no names) or by
             ``"number"``.
@@ -280,8 +281,15 @@ class _TextMethod(Method[TextAttackResult]):
 
     unit = "text"
 
-    def __init__(self, sample: Sample, texts: list[str], classifiers: dict[str, TextClassifier], searcher: Searcher):
-        self.sample, self.texts = sample, texts
+    def __init__(
+        self,
+        sample: Sample,
+        texts: list[str],
+        pairs: list[str] | None,
+        classifiers: dict[str, TextClassifier],
+        searcher: Searcher,
+    ):
+        self.sample, self.texts, self.pairs = sample, texts, pairs
         self.classifiers, self.searcher = classifiers, searcher
         first = next(iter(classifiers.values()))
         self.features, self.draws = first.features, first.draws
@@ -295,6 +303,7 @@ class _TextMethod(Method[TextAttackResult]):
         record: Record = {"index": self.sample.rows[position], "label": label}
         if label < 0:
             return [{**record, "status": "skipped: it has no label", "seconds": 0.0}]
+        self.features.second = self.pairs[position] if self.pairs else None
         found = self.searcher.attack(classifier, self.texts[position], label)
         classifier.clear()
         return [{**record, **found}]
@@ -350,11 +359,16 @@ def _attack(
             if part is not None:
                 stack.enter_context(frozen(part))
         sample = sample.aligned(class_names(getattr(network, "config", None), _count_classes(classifiers)))
-        texts = sample.texts()
+        texts, pairs = sample.texts(), sample.second_texts()
         first = next(iter(classifiers.values()))
         searcher = Searcher(search.recipe, first, victim.redraws, search.query_budget, search.max_words)
-        common = {**_settings(victim, search, sample, features), "rows": sample.digest(texts), **sources}
-        return run(_TextMethod(sample, texts, classifiers, searcher), sample, targets, common, progress)
+        common = {
+            **_settings(victim, search, sample, features),
+            "rows": sample.digest(texts, *([pairs] if pairs else [])),
+            **sources,
+        }
+        method = _TextMethod(sample, texts, pairs, classifiers, searcher)
+        return run(method, sample, targets, common, progress)
 
 
 def _settings(victim: Victim, search: _Search, sample: Sample, features: TokenFeatures) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Texts as tokens in batches without waste, and classifiers that answer queries of texts: the ground attacks stand on.
+"""Text classifiers that answer an attack's queries: equal tokens are computed once, in batches without waste.
 
 An attack asks for the same tokens again and again: words beyond the model's length, words that the tokenizer does not
 know, the text it started from. Features are therefore computed once per sequence of tokens, in batches sorted by
@@ -6,34 +6,41 @@ length, padded no further than to their longest text, and shared by all heads on
 """
 
 import inspect
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...compute.kernels import FastKernels
+from ...compute.memory import halving
+from ...data.preprocessing import encode_texts, max_text_length, pad_tokens
 from ...model.information import at_least_float32
 
-_NO_LIMIT = 1_000_000  # a tokenizer that knows no limit says 1e30
-_DEFAULT_LENGTH = 512  # of TextAttack's own wrapper, for such a tokenizer
+REMEMBERED_BYTES = 2**28
+"""Bytes of texts with their tokens that are remembered at most."""
 
 
 class TokenFeatures:
-    """Features of texts from one frozen backbone, remembered by tokens until ``clear``.
+    """Compute features of texts with one frozen backbone, and remember them by tokens until ``clear``.
 
     Args:
         model: has ``features(**inputs)``, as ours do; of any other classifier the logits are the features.
         tokenizer: of the model.
-        max_length: tokens that a text is cut to, as in training; by default what tokenizer and model say.
+        max_length: tokens that a text is cut to, as in training; see `max_text_length`.
         batch_size: texts of ``max_length`` tokens per forward pass; of shorter ones as many more as have their tokens.
-            By default what has 2,048 tokens on a CPU, whose cache they should not leave, and 16,384 elsewhere.
-        limit: texts remembered; more are forgotten all at once.
+            By default 2,048 tokens on a CPU, which fit into its cache, and 16,384 elsewhere.
+        limit: texts remembered, of at most `REMEMBERED_BYTES`; beyond it all are forgotten.
+
+    Attributes:
+        second: the second text of every pair; None where the model takes single texts.
+        computed: texts that went through the backbone.
 
     Raises:
-        ValueError: for a length or batch size that cannot be.
+        ValueError: the length or batch size is out of range.
     """
 
     def __init__(
@@ -48,74 +55,65 @@ class TokenFeatures:
             raise ValueError(f"batch_size must be at least 1, but is {batch_size}")
         self.model: Any = model
         self.tokenizer = tokenizer
-        self.max_length = _max_length(model, tokenizer, max_length)
+        self.max_length = max_text_length(tokenizer, model, max_length)
         self.batch_tokens = 2**11 if next(model.parameters()).device.type == "cpu" else 2**14
         if batch_size is not None:
             self.batch_tokens = batch_size * self.max_length
         self.limit = limit
-        self.computed = 0  # texts that went through the backbone
+        self.second: str | None = None
+        self.computed = 0
         self._kernels = FastKernels()
         self._keys: dict[str, bytes] = {}
         self._rows: dict[bytes, Tensor] = {}
+        self._key_bytes = 0
         self._names: tuple[str, ...] = ("input_ids",)
-        candidates = (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
-        self._blank = next((token for token in candidates if token is not None), 0)
 
     def clear(self) -> None:
         """Forget every text."""
-        self._keys.clear()
+        self._forget_keys()
         self._rows.clear()
 
     def encode(self, texts: Sequence[str]) -> list[bytes]:
-        """One key per text: its token ids (and token types), so that equal keys are equal inputs of the model."""
+        """Return one key per text: its token ids (and token types), so that equal keys are equal model inputs."""
         new = list(dict.fromkeys(text for text in texts if text not in self._keys))
-        if len(self._keys) + len(new) > self.limit:
-            self._keys.clear()
+        if len(self._keys) + len(new) > self.limit or self._key_bytes > REMEMBERED_BYTES:
+            self._forget_keys()
             new = list(dict.fromkeys(texts))
         if new:
-            encoded = self.tokenizer(
-                new, truncation=True, max_length=self.max_length, padding=False, return_attention_mask=False
-            )
-            self._names = tuple(encoded.keys())
-            columns = (encoded[name] for name in self._names)
-            for text, *values in zip(new, *columns, strict=True):
-                if not values[0]:  # a model cannot read nothing
-                    values = [[self._blank if name == "input_ids" else 0] for name in self._names]
-                self._keys[text] = np.array(values, dtype=np.int32).tobytes()
+            pairs = None if self.second is None else [self.second] * len(new)
+            encoded = encode_texts(self.tokenizer, new, self.max_length, pairs=pairs, attention_mask=False)
+            self._names = tuple(encoded)
+            for text, *values in zip(new, *encoded.values(), strict=True):
+                key = np.array(values, dtype=np.int32).tobytes()
+                self._keys[text] = key
+                self._key_bytes += sys.getsizeof(text) + sys.getsizeof(key)
         return [self._keys[text] for text in texts]
 
     def collate(self, keys: Sequence[bytes]) -> dict[str, Tensor]:
-        """Model inputs (rows, longest) with their attention mask, on the model's device."""
-        rows = [self._decode(key) for key in keys]
-        longest = max(row.shape[1] for row in rows)
-        padding = {"input_ids": self.tokenizer.pad_token_id, "token_type_ids": self.tokenizer.pad_token_type_id}
-        shape = (len(rows), longest)
-        inputs = {name: np.full(shape, padding.get(name) or 0, dtype=np.int64) for name in self._names}
-        inputs["attention_mask"] = np.zeros(shape, dtype=np.int64)
-        for place, row in enumerate(rows):
-            width = row.shape[1]
-            cells = slice(longest - width, longest) if self.tokenizer.padding_side == "left" else slice(0, width)
-            inputs["attention_mask"][place, cells] = 1
-            for name, values in zip(self._names, row, strict=True):
-                inputs[name][place, cells] = values
+        """Return model inputs (rows, longest) with their attention mask, on the model's device."""
+        batch = pad_tokens(
+            [dict(zip(self._names, self._decode(key), strict=True)) for key in keys],
+            pad_token_id=self.tokenizer.pad_token_id,
+            pad_token_type_id=self.tokenizer.pad_token_type_id,
+            side=self.tokenizer.padding_side,
+        )
         device = next(self.model.parameters()).device
-        return {name: torch.from_numpy(values).to(device) for name, values in inputs.items()}
+        return {name: values.to(device) for name, values in batch.items()}
 
     def token_ids(self, key: bytes) -> list[int]:
-        """The token ids behind a key."""
+        """Return the token ids of a key."""
         ids: list[int] = self._decode(key)[self._names.index("input_ids")].tolist()
         return ids
 
     def run(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Features (rows, feature_size) of model inputs, with gradients where they are on."""
-        if hasattr(self.model, "features"):
-            found: Tensor = self.model.features(**inputs)
-        else:
-            found = self.model(**inputs).logits
-        return found
+        """Return features (rows, feature_size) of model inputs; gradients flow where they are enabled."""
+        features: Tensor = (
+            self.model.features(**inputs) if hasattr(self.model, "features") else self.model(**inputs).logits
+        )
+        return features
 
     def __call__(self, keys: Sequence[bytes]) -> Tensor:
-        """Features (texts, feature_size) of encoded texts, in their order."""
+        """Return features (texts, feature_size) of encoded texts, in their order."""
         new = list(dict.fromkeys(key for key in keys if key not in self._rows))
         if len(self._rows) + len(new) > self.limit:
             self._rows = {key: self._rows[key] for key in keys if key in self._rows}
@@ -124,11 +122,15 @@ class TokenFeatures:
                 self._rows.update(zip(batch, self._forward(batch).unbind(), strict=True))
         return torch.stack([self._rows[key] for key in keys])
 
-    def _decode(self, key: bytes) -> np.ndarray:
+    def _forget_keys(self) -> None:
+        self._keys.clear()
+        self._key_bytes = 0
+
+    def _decode(self, key: bytes) -> NDArray[np.int32]:
         return np.frombuffer(key, dtype=np.int32).reshape(len(self._names), -1)
 
     def _batches(self, keys: list[bytes]) -> Iterator[list[bytes]]:
-        """Batches of at most ``batch_tokens`` tokens, the longest texts first: what fails, fails at once."""
+        """Yield batches of at most ``batch_tokens`` tokens, the longest texts first, so that failures come early."""
         keys = sorted(keys, key=len, reverse=True)
         start = 0
         while start < len(keys):
@@ -140,31 +142,29 @@ class TokenFeatures:
             start += rows
 
     def _forward(self, keys: list[bytes]) -> Tensor:
-        """Features of one batch, in halves where it does not fit into memory."""
-        try:
+        """Return the features of one batch; if it does not fit into memory, halve it and all later ones."""
+
+        def forward(rows: slice) -> Tensor:
             with self._kernels:
-                features = self.run(self.collate(keys))
-            self.computed += len(keys)
-            return features
-        except RuntimeError as error:
-            if len(keys) == 1 or not should_reduce_batch_size(error):
-                raise
-        half = len(keys) // 2
-        self.batch_tokens //= 2
-        return torch.cat([self._forward(keys[:half]), self._forward(keys[half:])])
+                return self.run(self.collate(keys[rows]))
+
+        parts = halving(forward, len(keys), "texts")
+        self.computed += len(keys)
+        self.batch_tokens = max(1, self.batch_tokens // len(parts))
+        return torch.cat(parts)
 
 
 class TextClassifier:
-    """Texts to logits: the declared predictor of one head over shared features, as TextAttack wants its models.
+    """Map texts to logits: the declared predictor of one head over shared features, in the form TextAttack expects.
 
     Args:
         features: of the backbone, shared by any number of heads.
-        head: what maps features to logits (or to an output with ``logits``); None takes ``model.head``, and of a stock
-            classifier the features as they are.
-        draws: of the head's noise per query: 0 for the mean, k for the average of k fresh draws.
+        head: maps features to logits (or to an output with ``logits``); None takes ``model.head``; a stock classifier's
+            features are its logits.
+        draws: draws of the head's noise per query: 0 for the mean, k for the average of k fresh draws.
 
     Raises:
-        ValueError: draws are wanted of a head that has none.
+        ValueError: draws are asked of a head without noise.
 
     Example:
         >>> classifier = TextClassifier(TokenFeatures(model, tokenizer))  # doctest: +SKIP
@@ -185,10 +185,10 @@ class TextClassifier:
         if draws and not self._takes_draws:
             kind = type(self.model if self.head is None else self.head).__name__
             raise ValueError(f"noise asks for {draws} draws, but {kind} has no noise: use noise='mean'")
-        self._known: dict[bytes, Tensor] = {}
+        self._answers: dict[bytes, Tensor] = {}
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Logits (texts, classes), float32 on the CPU; of the mean predictor equal tokens have equal ones, bit by bit.
+        """Return logits (texts, classes), float32 on the CPU; the mean predictor gives equal tokens equal bits.
 
         Raises:
             FloatingPointError: a logit is not a finite number.
@@ -196,24 +196,24 @@ class TextClassifier:
         keys = self.features.encode(texts)
         if self.draws:
             return self._logits(keys)
-        new = list(dict.fromkeys(key for key in keys if key not in self._known))
-        if len(self._known) + len(new) > self.features.limit:
-            self._known.clear()
+        new = list(dict.fromkeys(key for key in keys if key not in self._answers))
+        if len(self._answers) + len(new) > self.features.limit:
+            self._answers.clear()
             new = list(dict.fromkeys(keys))
         if new:
-            self._known.update(zip(new, self._logits(new).unbind(), strict=True))
-        return torch.stack([self._known[key] for key in keys])
+            self._answers.update(zip(new, self._logits(new).unbind(), strict=True))
+        return torch.stack([self._answers[key] for key in keys])
 
     def clear(self) -> None:
         """Forget the answers given so far."""
-        self._known.clear()
+        self._answers.clear()
 
     def get_grad(self, text: str) -> dict[str, Any]:
-        """Gradient of the predicted class's cross-entropy with respect to the embedding of each token.
+        """Return the gradient of the predicted class's cross-entropy with respect to the embedding of each token.
 
         Returns:
-            ``ids``, the token ids, and ``gradient``, an array (tokens, embedding size): TextAttack's gradient recipes
-            rank words by it.
+            ``ids``, the token ids, and ``gradient``, an array (tokens, embedding size), by which TextAttack's gradient
+            recipes rank words.
         """
         (key,) = self.features.encode([text])
         embedded: list[Tensor] = []
@@ -233,7 +233,7 @@ class TextClassifier:
         return {"ids": self.features.token_ids(key), "gradient": gradient[0].float().cpu().numpy()}
 
     def _tokenize(self, texts: Sequence[str]) -> list[list[str]]:
-        """Tokens as strings, which TextAttack aligns with words."""
+        """Return tokens as strings, which TextAttack aligns with words."""
         keys = self.features.encode(texts)
         return [self.tokenizer.convert_ids_to_tokens(self.features.token_ids(key)) for key in keys]
 
@@ -252,18 +252,3 @@ class TextClassifier:
         if not bool(torch.isfinite(logits).all()):
             raise FloatingPointError("the model's logits are not finite numbers")
         return logits
-
-
-def _max_length(model: nn.Module, tokenizer: Any, wanted: int | None) -> int:
-    """Tokens that a text is cut to: what is asked for, or the least of what tokenizer and model can take."""
-    config: Any = getattr(model, "config", None)
-    config = getattr(config, "backbone_config", None) or config
-    positions = getattr(config, "max_position_embeddings", None)
-    if wanted is None:
-        stated = tokenizer.model_max_length if tokenizer.model_max_length < _NO_LIMIT else _DEFAULT_LENGTH
-        wanted = min(stated, positions) if isinstance(positions, int) and positions > 0 else stated
-    elif wanted < 1:
-        raise ValueError(f"max_length must be at least 1, but is {wanted}")
-    elif isinstance(positions, int) and 0 < positions < wanted:
-        raise ValueError(f"max_length is {wanted}, but the model has positions for {positions} tokens only")
-    return int(wanted)

@@ -1,4 +1,4 @@
-"""TextAttack recipes by name, and what one makes of a text: a record, a reason to skip it, or what is missing.
+"""TextAttack recipes by name: attack one text with one classifier and return its record.
 
 | name | adversary | reads |
 |---|---|---|
@@ -13,9 +13,16 @@ from typing import Any
 from . import nltk_resources, textattack_compat
 from .classifier import TextClassifier
 
+CANDIDATE_BYTES = 2**27
+"""Memory for the candidates of a text that TextAttack remembers, in bytes; beyond it they are made again.
+
+A candidate of a text of w words takes about 24 w + 2,000 bytes and its characters, and PWWS has some 10 candidates per
+word and round: without a bound, memory grows with the square of the length.
+"""
+
 SHORT_NAMES = {"deepwordbug": "DeepWordBugGao2018", "pwws": "PWWSRen2019"}
 
-# What other recipes fetch when they are built or first used, for the sentence that says why one cannot run.
+# Downloads of other recipes when they are built or first used, for the sentence that says why one cannot run.
 _FETCHES = {
     "A2TYoo2021": "counter-fitted word vectors, a sentence encoder and a part-of-speech tagger",
     "BAEGarg2019": "BERT and the Universal Sentence Encoder (tensorflow_hub)",
@@ -32,7 +39,7 @@ _FETCHES = {
 
 
 def resolve_recipe(recipe: str) -> str:
-    """The class name of a recipe, from that or from a short name in any case.
+    """Return the class name of a recipe, which may be given by its short name in any case.
 
     Raises:
         ValueError: TextAttack has no such recipe; the sentence names those it has.
@@ -55,7 +62,7 @@ class Searcher:
     Args:
         recipe: class name of a TextAttack recipe.
         classifier: what it is built for.
-        redraws: fresh draws over which the final text of a random predictor is scored again.
+        redraws: fresh draws over which each final text of a random predictor is scored again.
         query_budget: queries per text after which the attack gives up; None for no limit.
         max_words: longer texts are skipped.
 
@@ -79,22 +86,26 @@ class Searcher:
         self._search = _build(recipe, classifier)
         goal = self._search.goal_function
         goal.batch_size = 2**31  # all candidates at once: the classifier makes its own batches
+        # TextAttack's cache keeps every candidate of a text alive and freezes one draw per text; ours goes by tokens.
+        goal.use_cache = False
         if query_budget is not None:
             goal.query_budget = query_budget
-        if classifier.draws:
-            goal.use_cache = False  # it is keyed by text, and would freeze one draw per text
-        self._forget = self._search.clear_cache
-        self._asks_for_all = False
-        if self._search.use_transformation_cache:  # what a deterministic recipe makes of a text is every head's
+        self._clear_transformations = self._search.clear_cache
+        self._candidates = 0  # remembered by TextAttack
+        self._room = 0  # candidates that may be remembered
+        self._ahead: list[int] = []  # words whose substitutions are yet to be computed
+        self._looks_ahead = False
+        if self._search.use_transformation_cache:  # the candidates of a deterministic recipe serve every head
             self._search.clear_cache = goal.clear_cache
             method = self._search.search_method
             method.get_transformations = self._transformations
             weighted = getattr(method, "wir_method", "") == "weighted-saliency"
-            self._asks_for_all = weighted and query_budget is None and not classifier.draws
+            self._looks_ahead = weighted and query_budget is None and not classifier.draws
 
     def clear(self) -> None:
-        """Forget what the recipe made of the last text: heads attacked from here on are given another one."""
-        self._forget()
+        """Forget the candidates of the last text: heads attacked from here on are given another one."""
+        self._clear_transformations()
+        self._candidates = 0
 
     def attack(self, classifier: TextClassifier, text: str, label: int) -> dict[str, Any]:
         """Attack one text.
@@ -102,7 +113,8 @@ class Searcher:
         Returns:
             Its record: ``status`` ("attacked", "misclassified" or "skipped: reason"), ``original_text`` and
             ``perturbed_text``, ``prediction`` and ``perturbed_prediction``, ``success``, ``queries``, ``words`` and
-            ``words_perturbed``; for a random predictor ``redraws_wrong``, the fresh draws that misread the last text.
+            ``words_perturbed``; for a random predictor ``redraws_wrong``, the fresh draws that misclassify the last
+            text.
 
         Raises:
             nltk_resources.ResourceError: the recipe reads something that is not on this machine.
@@ -121,31 +133,44 @@ class Searcher:
 
     def _attacked(self, classifier: TextClassifier, example: Any, label: int) -> dict[str, Any]:
         try:
-            if self._asks_for_all:
-                self._look_ahead(classifier, example, label)
+            self._room = max(1, CANDIDATE_BYTES // (24 * example.num_words + len(example.text) + 2000))
+            if self._looks_ahead and int(classifier([example.tokenizer_input]).argmax()) == label:
+                _, self._ahead = self._search.get_indices_to_order(example)
             return self._outcome(classifier, self._search.attack(example, label), label)
         except (ValueError, IndexError, KeyError, AssertionError, ArithmeticError) as error:
-            # TextAttack stumbles over some texts in many ways; whatever it says is a reason to pass over one text.
+            # TextAttack fails on odd texts in many ways; each is a reason to skip one text.
             return {"status": f"skipped: {_one_line(error)}"}
         except (ImportError, OSError, LookupError) as error:
             problem = _lacking(self.recipe, error)
         finally:
+            self._ahead = []
             self._search.clear_cache()
         raise nltk_resources.ResourceError(problem)
 
     def _transformations(self, text: Any, original_text: Any = None, **options: Any) -> Any:
-        """TextAttack's, with lists as tuples: it remembers what it can hash only."""
+        """Return TextAttack's candidates, remembered within bounds; a list is no key of its cache, a tuple is."""
         hashable = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-        return self._search.get_transformations(text, original_text, **hashable)
+        if self._ahead and hashable.get("indices_to_modify") == (self._ahead[0],):
+            self._look_ahead(text)
+        return self._candidates_of(text, original_text, hashable)
 
-    def _look_ahead(self, classifier: TextClassifier, example: Any, label: int) -> None:
-        """Compute in full batches what PWWS asks for word by word: the features of all single substitutions."""
-        if int(classifier([example.tokenizer_input]).argmax()) == label:
-            _, words = self._search.get_indices_to_order(example)
-            found = (self._transformations(example, example, indices_to_modify=[word]) for word in words)
-            texts = [candidate.tokenizer_input for candidates in found for candidate in candidates]
-            if texts:
-                classifier(texts)
+    def _candidates_of(self, text: Any, original_text: Any, options: dict[str, Any]) -> Any:
+        if self._candidates > self._room:
+            self.clear()
+        entries = len(self._search.transformation_cache)
+        candidates = self._search.get_transformations(text, original_text, **options)
+        if len(self._search.transformation_cache) > entries:
+            self._candidates += len(candidates)
+        return candidates
+
+    def _look_ahead(self, text: Any) -> None:
+        """Compute in full batches what PWWS asks for word by word: a block of all single substitutions of a text."""
+        texts: list[str] = []
+        while self._ahead and len(texts) <= self._room // 2:
+            found = self._candidates_of(text, text, {"indices_to_modify": (self._ahead.pop(0),)})
+            texts += [candidate.tokenizer_input for candidate in found]
+        if texts:
+            self._search.goal_function.model(texts)
 
     def _outcome(self, classifier: TextClassifier, found: Any, label: int) -> dict[str, Any]:
         results = self._textattack.attack_results
@@ -169,12 +194,12 @@ class Searcher:
 
 
 def _build(recipe: str, classifier: TextClassifier) -> Any:
-    """The recipe's attack on a classifier, or a sentence on what it lacks."""
+    """Build the recipe's attack on a classifier, or raise an error that says what it lacks."""
     textattack = textattack_compat.load()
     try:
         search = getattr(textattack.attack_recipes, recipe).build(classifier)
     except Exception as error:
-        # A recipe fetches what it needs in its own way: sockets, archives, TensorFlow, flair, each fails differently.
+        # Each recipe downloads in its own way: sockets, archives, TensorFlow, flair; each fails differently.
         problem = _lacking(recipe, error)
     else:
         if not isinstance(search.goal_function, textattack.goal_functions.ClassificationGoalFunction):
@@ -186,7 +211,7 @@ def _build(recipe: str, classifier: TextClassifier) -> Any:
 
 def _lacking(recipe: str, error: Exception) -> str:
     fetches = _FETCHES.get(recipe)
-    needs = f"it fetches {fetches} when it is first used" if fetches else "something that it reads is not here"
+    needs = f"it fetches {fetches} when it is first used" if fetches else "something that it reads is missing"
     return f"recipe {recipe} cannot run on this machine: {needs} ({_one_line(error)})"
 
 

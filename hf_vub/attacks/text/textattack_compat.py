@@ -1,9 +1,9 @@
-"""TextAttack as it has to be imported today: offline, quietly, and on transformers 5 where flair cannot be.
+"""Import TextAttack offline, quietly, and on transformers 5, where flair cannot be imported.
 
 TextAttack imports flair, which the recipes of the paper never call and which does not exist for transformers 5. Where
 a real flair can be imported it is used; elsewhere a stand-in is in ``sys.modules`` while TextAttack is imported, and
 gone afterwards. TextAttack also downloads six NLTK packages when it is first imported and one more for each PWWS
-attack; here it reads what ``nltk_resources`` found instead.
+attack; here it reads the resources that ``nltk_resources`` found instead.
 
 TextAttack's own command line runs the same way, with the same arguments::
 
@@ -31,7 +31,7 @@ def load() -> Any:
 
     Raises:
         ImportError: TextAttack is not installed; the sentence says what to install.
-        nltk_resources.ResourceError: NLTK's stopwords are not to be had.
+        nltk_resources.ResourceError: NLTK's stopwords are missing.
     """
     if "textattack" in sys.modules:
         return sys.modules["textattack"]
@@ -45,7 +45,7 @@ def load() -> Any:
 
 @contextlib.contextmanager
 def no_downloads() -> Iterator[None]:
-    """NLTK downloads nothing inside the block: what is missing has been reported before, and nobody waits for it."""
+    """Keep NLTK from downloading inside the block: what is missing was reported before, and nobody waits for it."""
     import nltk
 
     download = nltk.download
@@ -58,7 +58,7 @@ def no_downloads() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """TextAttack logs only errors inside the block."""
+    """Let TextAttack log only errors inside the block."""
     logger = load().shared.logger
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -70,11 +70,18 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def remembered_words() -> Iterator[None]:
-    """TextAttack splits each string into words once inside the block, not once for every candidate it occurs in."""
+    """Make TextAttack split each word once inside the block, not once for every candidate it occurs in.
+
+    Whole texts, which differ in one word, are split every time but share their words: a third of the memory.
+    """
     attacked_text: Any = load().shared.attacked_text
     split = attacked_text.words_from_text
     remembered = functools.lru_cache(maxsize=2**16)(lambda text: tuple(split(text)))
-    attacked_text.words_from_text = lambda text: list(remembered(text))
+
+    def words_from_text(text: str) -> list[str]:
+        return list(remembered(text)) if len(text) < 100 else [sys.intern(word) for word in split(text)]
+
+    attacked_text.words_from_text = words_from_text
     try:
         yield
     finally:
@@ -83,7 +90,7 @@ def remembered_words() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _flair() -> Iterator[None]:
-    """A stand-in for flair inside the block, where the real one cannot be imported."""
+    """Put a stand-in for flair into ``sys.modules`` inside the block if the real one cannot be imported."""
     if "flair" in sys.modules or _real_flair():
         yield
         return
@@ -98,7 +105,7 @@ def _flair() -> Iterator[None]:
 
 
 def _real_flair() -> bool:
-    """Whether the real flair imports; what a failing import leaves behind is removed."""
+    """Return whether the real flair imports; remove what a failing import leaves behind."""
     if importlib.util.find_spec("flair") is None:
         return False
     try:
@@ -112,20 +119,20 @@ def _real_flair() -> bool:
 
 
 def _stand_in() -> dict[str, types.ModuleType]:
-    """The four names of flair that TextAttack touches while it is imported."""
+    """Return stand-ins for the names of flair that TextAttack touches while it is imported."""
 
     class Tokenizer:
-        """A base class, as flair's."""
+        """A base class, like flair's."""
 
     class Unavailable:
-        """Says what is missing when it is used."""
+        """A class that says what is missing when it is used."""
 
         def __init__(self, *args: Any, **kwargs: Any):
             raise ImportError(_NO_FLAIR)
 
         @classmethod
         def load(cls, *args: Any, **kwargs: Any) -> Any:
-            """As flair's taggers are made."""
+            """Raise ImportError, where flair's taggers load their weights."""
             raise ImportError(_NO_FLAIR)
 
     flair, data, models = (types.ModuleType(name) for name in ("flair", "flair.data", "flair.models"))
@@ -137,10 +144,7 @@ def _stand_in() -> dict[str, types.ModuleType]:
 
 @contextlib.contextmanager
 def _environment_kept() -> Iterator[None]:
-    """Importing TextAttack switches tokenizer threads on, announces its downloads and silences all loggers there are.
-
-    Nothing of that outlives the block.
-    """
+    """Undo what importing TextAttack does: it turns tokenizer threads on and silences every logger there is."""
     before = os.environ.get("TOKENIZERS_PARALLELISM")
     loggers = [one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger)]
     silent = [logger.disabled for logger in loggers]
@@ -160,7 +164,7 @@ def _environment_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _download_marker_kept() -> Iterator[None]:
-    """Importing TextAttack notes that its downloads are done. They were not: a later plain import may still do them."""
+    """Remove the note of an import that its downloads are done: none was, and a plain import may still do them."""
     folder = Path(os.environ.get("TA_CACHE_DIR") or Path.home() / ".cache" / "textattack")
     before = set(folder.glob("post_install_check_*"))
     try:
