@@ -1,4 +1,4 @@
-"""The whole pipeline on tiny data: stages, resuming, and the same results whatever happens on the way."""
+"""The whole pipeline on tiny data: stages, resuming, comparisons, and the same results after any kill."""
 
 import json
 import os
@@ -8,16 +8,24 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoModelForImageClassification, BertConfig, BertForSequenceClassification, ResNetConfig
 
-from hf_vub.paper.backbone import load_backbone
-from hf_vub.paper.experiments import PAPER, PRESETS, experiment
+from hf_vub.data.record import TrainingRecord
+from hf_vub.data.splits import load_splits
+from hf_vub.data.synthetic import reviews, word_tokenizer
+from hf_vub.paper import compare
+from hf_vub.paper.backbone import aligned_classifier, load_backbone
+from hf_vub.paper.experiments import PAPER, PRESETS, comparison, experiment
 from hf_vub.runs.files import read_json
+from hf_vub.runs.schema import read_result
 from hf_vub.sweep.heads import HeadRun
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,13 +36,13 @@ pytest.importorskip("matplotlib", reason="the report needs matplotlib")
 
 
 def without_seconds(results):
-    """What two runs must agree on; the commit is the checkout's, which may move while tests run."""
+    """Return what two runs must agree on; the commit is the checkout's, which may move while tests run."""
     return {name: value for name, value in results.items() if name not in ("seconds", "commit")}
 
 
 @pytest.fixture(scope="module")
 def image_model(tmp_path_factory):
-    """A tiny residual network for ten classes, with its processor, on disk."""
+    """Save a tiny residual network for ten classes, with its processor."""
     from transformers import BitImageProcessor
 
     folder = tmp_path_factory.mktemp("models") / "resnet"
@@ -49,9 +57,7 @@ def image_model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def text_model(tmp_path_factory):
-    """A tiny BERT for two classes with a tokenizer of its own, on disk."""
-    from hf_vub.data.synthetic import reviews, word_tokenizer
-
+    """Save a tiny BERT for two classes, with a tokenizer."""
     folder = tmp_path_factory.mktemp("models") / "bert"
     tokenizer = word_tokenizer(reviews(200, 10)["train"]["text"], vocab_size=600, max_length=48)
     torch.manual_seed(0)
@@ -70,7 +76,7 @@ def image_settings(image_model):
 
 @pytest.fixture(scope="module")
 def finished(image_settings, tmp_path_factory):
-    """An undisturbed run on images."""
+    """Run on images undisturbed."""
     from hf_vub.paper.reproduction import reproduce
 
     folder = tmp_path_factory.mktemp("finished") / "out"
@@ -115,19 +121,33 @@ def test_bad_settings_are_refused(changes, said):
 
 
 def test_unknown_preset():
-    with pytest.raises(ValueError, match="experiment is 'mnist'; it must be one of imdb, cifar10, imagenet"):
+    with pytest.raises(
+        ValueError, match="experiment is 'mnist'; it must be one of imdb, cifar10, imagenet, or compare"
+    ):
         experiment("mnist")
 
 
 def test_vanilla_is_the_checkpoints_own_classifier(image_settings, image_model):
-    model, processor, last = load_backbone(image_settings, 10, [])
+    model, processor, last, _ = load_backbone(image_settings, 10, [])
     stock = AutoModelForImageClassification.from_pretrained(image_model).eval()
     pixels = torch.rand(3, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(last(model.features(pixel_values=pixels)), stock(pixels).logits)
     assert not any(parameter.requires_grad for parameter in model.backbone.parameters())
     assert processor.size == {"height": 32, "width": 32}
-    assert load_backbone(image_settings, 7, [])[2] is None  # of other classes: not its own
+    assert load_backbone(image_settings, 7, []).classifier is None  # of other classes: not its own
+
+
+def test_the_stock_classifier_is_matched_with_the_data_by_class_names(image_settings):
+    backbone = load_backbone(image_settings, 10, [])
+    names = [f"class {number}" for number in range(10)]
+    features = torch.randn(2, backbone.model.head.feature_size)
+    own = backbone._replace(class_names=names)
+    logits = backbone.classifier(features)
+    assert torch.allclose(aligned_classifier(own, names[::-1], "name")(features), logits.flip(1), atol=1e-6)
+    assert torch.equal(aligned_classifier(own, names[::-1], "number")(features), logits)
+    with pytest.raises(ValueError, match="match_labels='number'"):
+        aligned_classifier(own, [f"kind {number}" for number in range(10)], "name")
 
 
 @pytest.mark.parametrize("name", ["imdb", "imagenet"])
@@ -135,7 +155,7 @@ def test_presets_are_built_with_random_weights_and_no_network(name):
     if name == "imagenet":
         pytest.importorskip("timm")
     settings = experiment(name, from_config=True)
-    model, processor, last = load_backbone(settings, 2, ["a fine film", "a dull film"])
+    model, processor, last, _ = load_backbone(settings, 2, ["a fine film", "a dull film"])
     assert last is None
     if name == "imdb":
         assert model.head.feature_size == 768
@@ -157,12 +177,16 @@ def test_results_have_every_run(finished, image_settings):
     assert len(results["runs"]) == len(image_settings.grid()) == 8
     assert results["data"]["num_train"] + results["data"]["num_validation"] == 120
     assert results["vanilla"]["origin"] == "checkpoint"
+    assert results["baselines"].keys() == {"logistic regression", "early-stopped MLP"}
+    assert results["data"]["data_rows"].startswith("trained on 108 rows (")
     columns = {"FGS 8/255", "FGS 0.1", "FGS 0.5"}
-    for run in (results["vanilla"], *results["runs"]):
+    for run in (results["vanilla"], *results["baselines"].values(), *results["runs"]):
         assert run["attacks"].keys() == columns
         for attack in run["attacks"].values():
             assert {"clean_accuracy", "accuracy_under_attack"} <= attack.keys()
             assert attack["num_examples"] == 4
+            assert attack["rows_seen_in_training"] == 0
+            assert attack["data_rows"].startswith("4 of 40 test rows (")
         assert 0 <= run["metrics"]["accuracy"] <= 1
         assert sum(run["reliability"]["count"]) == 40
     for run in results["runs"]:
@@ -186,12 +210,11 @@ def test_a_head_is_measured_as_the_sweep_measures_it(finished):
 
 
 def test_nothing_is_done_twice(finished, image_settings, monkeypatch):
-    from hf_vub.paper import reproduction
+    from hf_vub.paper import pipeline, reproduction
 
     results, folder = finished
-    monkeypatch.setattr(reproduction, "train_heads", None)
-    monkeypatch.setattr(reproduction, "extract", None)
-    monkeypatch.setattr(reproduction, "load_backbone", None)
+    for name in ("train_heads", "extract", "load_backbone", "logistic_regression", "early_stopped_mlp"):
+        monkeypatch.setattr(pipeline, name, None)
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*.json") if path.name != "results.json"}
     again = reproduction.reproduce(image_settings, folder)
     assert without_seconds(again) == without_seconds(results)
@@ -200,17 +223,16 @@ def test_nothing_is_done_twice(finished, image_settings, monkeypatch):
 
 
 def test_other_settings_redo_only_what_depends_on_them(finished, image_settings, tmp_path, monkeypatch):
-    from hf_vub.paper import reproduction
-    from hf_vub.paper.experiments import without
+    from hf_vub.paper import pipeline, reproduction
 
     results, folder = finished
     shutil.copytree(folder, tmp_path / "copy")
-    monkeypatch.setattr(reproduction, "train_heads", None)
-    monkeypatch.setattr(reproduction, "extract", None)
-    changed = reproduction.reproduce(without(image_settings, epsilons=("0.25",), stress=()), tmp_path / "copy")
+    monkeypatch.setattr(pipeline, "train_heads", None)
+    monkeypatch.setattr(pipeline, "extract", None)
+    changed = reproduction.reproduce(replace(image_settings, epsilons=("0.25",), stress=()), tmp_path / "copy")
     assert changed["runs"][0]["attacks"].keys() == {"FGS 0.25"}
     assert changed["runs"][0]["metrics"] == results["runs"][0]["metrics"]
-    assert changed["stress"] == []
+    assert changed["stress"] == ()
     back = reproduction.reproduce(image_settings, tmp_path / "copy")
     assert without_seconds(back) == without_seconds(results)
 
@@ -218,14 +240,14 @@ def test_other_settings_redo_only_what_depends_on_them(finished, image_settings,
 def test_the_same_model_at_another_time_trains_nothing_again(
     finished, image_settings, image_model, tmp_path, monkeypatch
 ):
-    from hf_vub.paper import reproduction
+    from hf_vub.paper import pipeline, reproduction
 
     results, folder = finished
     shutil.copytree(folder, tmp_path / "copy")
     before = (tmp_path / "copy" / "embed.json").stat().st_mtime_ns
     for file in image_model.iterdir():
         os.utime(file)
-    monkeypatch.setattr(reproduction, "train_heads", None)
+    monkeypatch.setattr(pipeline, "train_heads", None)
     again = reproduction.reproduce(image_settings, tmp_path / "copy")
     assert (tmp_path / "copy" / "embed.json").stat().st_mtime_ns > before  # looked at again
     assert without_seconds(again) == without_seconds(results)
@@ -265,13 +287,12 @@ def test_texts_end_to_end(text_model, tmp_path):
 
 
 def _attack_alone(settings, folder, results):
-    """One head of the grid attacked by itself."""
+    """Attack one head of the grid by itself."""
     from safetensors.torch import load_file
 
     from hf_vub.attacks import attack_text
-    from hf_vub.data.splits import load_splits
 
-    model, tokenizer, _ = load_backbone(settings, 2, [])
+    model, tokenizer, *_ = load_backbone(settings, 2, [])
     name = results["runs"][-1]["name"]
     model.head.load_state_dict(load_file(next((folder / "heads").rglob(f"{name}.safetensors"))))
     test = load_splits(settings.dataset, max_train=120, max_test=40)["test"]
@@ -279,18 +300,85 @@ def _attack_alone(settings, folder, results):
     return name, attack_text(model, test, "deepwordbug", **options)
 
 
-def test_without_a_classifier_there_is_a_linear_probe(image_model, tmp_path):
+def test_without_a_classifier_the_tuned_logistic_regression_is_vanilla(image_model, tmp_path):
     from hf_vub.paper.reproduction import reproduce
 
     settings = experiment(
-        "cifar10", model=str(image_model), dataset="digits", attacks=[], stress=[], validation=0.0,
-        **{**SETTINGS, **SIZES, "runs": 1}, from_config=True,
+        "cifar10", model=str(image_model), dataset="digits", attacks=["fgs"], stress=[], validation=0.0,
+        epsilons=["0.1"], **{**SETTINGS, **SIZES, "runs": 1, "objectives": ["vub"], "betas": [1e-3]}, from_config=True,
     )  # fmt: skip
     results = reproduce(settings, tmp_path / "out")
-    assert results["vanilla"]["origin"] == "linear probe"
-    assert results["vanilla"]["metrics"]["accuracy"] > 0.2  # chance is 0.1
-    assert results["chosen"]["validation"]["vub"]["on"] == "test"
-    assert results["vanilla"]["attacks"] == {}
+    assert results.vanilla == results.baselines["logistic regression"]
+    assert results.vanilla.origin == "logistic regression"
+    assert results.vanilla.metrics["accuracy"] > 0.2  # chance is 0.1
+    assert results.vanilla.hyperparameters["C"] > 0
+    assert results.chosen["validation"]["vub"].on == "test"
+    assert results.vanilla.attacks.keys() == results.runs[0].attacks.keys() == {"FGS 0.1"}
+
+
+# Comparisons on one's own data
+
+
+@pytest.fixture(scope="module")
+def own_data(tmp_path_factory):
+    """Write 200 generated reviews as a CSV file with column names and labels of its own."""
+    path = tmp_path_factory.mktemp("data") / "shop reviews.csv"
+    rows = reviews(200, 10)["train"]
+    Dataset.from_dict({"body": rows["text"], "stars": [label + 1 for label in rows["label"]]}).to_csv(path)
+    return path
+
+
+OWN = {"runs": 2, "epochs": 2, "betas": [1e-3, 1e-1], "text_column": "body", "label_column": "stars", "max_length": 32}
+
+
+def test_a_comparison_on_ones_own_file(text_model, own_data, tmp_path):
+    results = compare(str(text_model), str(own_data), tmp_path / "out", attacks=[], learning_rate=1e-2, **OWN)
+    assert (results.kind, results.dataset, results.claims) == ("comparison", "shop reviews.csv", ())
+    assert results.data.class_names == ("1", "2")
+    assert (results.data.num_train, results.data.num_validation, results.data.num_test) == (144, 16, 40)
+    candidates = {
+        "the stock classifier": [results.vanilla],
+        "the logistic regression": [results.baselines["logistic regression"]],
+        "the early-stopped MLP": [results.baselines["early-stopped MLP"]],
+    }
+    for objective, choice in results.chosen["validation"].items():
+        assert (choice.by, choice.on) == ("nll", "validation")
+        same = [run for run in results.runs if (run.objective, run.beta) == (objective, choice.beta)]
+        candidates[f"{objective.upper()} with beta {choice.beta:g}"] = same
+    means = {name: np.mean([run.validation["nll"] for run in runs]) for name, runs in candidates.items()}
+    assert results.recommendation.startswith(f"Use {min(means, key=means.get)}: ")
+    assert read_result(tmp_path / "out" / "results.json") == results
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "<h1>shop reviews.csv: " in page
+    assert "imdb" not in page
+
+
+def test_a_comparison_attacks_what_was_chosen_and_the_baselines(image_model, tmp_path):
+    from hf_vub.paper.reproduction import reproduce
+
+    options = {**SETTINGS, **SIZES, "attacks": ["fgs"], "stress": [], "epsilons": ["0.1"]}
+    settings = comparison(str(image_model), "digits", **options)
+    assert settings.task == "image"
+    results = reproduce(settings, tmp_path / "out")
+    chosen = {(objective, choice.beta) for objective, choice in results.chosen["validation"].items()}
+    for run in results.runs:
+        assert bool(run.attacks) == ((run.objective, run.beta) in chosen)
+    assert all(run.attacks.keys() == {"FGS 0.1"} for run in (results.vanilla, *results.baselines.values()))
+
+
+def test_rows_that_the_backbone_was_trained_on_are_counted(text_model, own_data, tmp_path, caplog):
+    shutil.copytree(text_model, tmp_path / "model")
+    trained = load_splits(own_data, text_column="body", label_column="stars")  # without validation rows of its own
+    TrainingRecord.of(trained, str(own_data)).save(tmp_path / "model")
+    few = {**OWN, "runs": 1, "betas": [1e-3], "objectives": ["vib"]}
+    results = compare(str(tmp_path / "model"), str(own_data), tmp_path / "out", attacks=[], **few)
+    assert results.data.seen_by_backbone == {"train": 144, "validation": 16, "test": 0}
+    assert "trained or selected on 16 of the 16 validation rows" in caplog.text
+
+
+def test_a_comparison_needs_validation_rows():
+    with pytest.raises(ValueError, match="validation is 0; a comparison chooses its setting on validation rows"):
+        comparison("model", "digits", task="image", validation=0.0)
 
 
 # Kills
@@ -298,7 +386,7 @@ def test_without_a_classifier_there_is_a_linear_probe(image_model, tmp_path):
 
 @pytest.fixture
 def command(image_model):
-    """The script on images with everything but the folder's content fixed, so that its results can be compared."""
+    """Return the command on images, with everything fixed but what the folder holds: its results can be compared."""
     return [
         *(sys.executable, str(ROOT / "scripts" / "reproduce.py"), "cifar10", "--model", str(image_model)),
         *("--dataset", "digits", "--runs", "1", "--epochs", "20", "--betas", "1e-3", "1e-1", "--max_train", "120"),

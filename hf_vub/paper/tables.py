@@ -39,8 +39,9 @@ def _comparison(results: Reproduction) -> Table:
     table = Table(
         "comparison",
         "Classifiers on the same frozen features, mean and standard deviation over runs. Validation NLL chooses; all "
-        "other columns are on the test rows. NLL and rate in nats. For each attack: success over the attacked rows that "
-        "were classified correctly before. A star marks the chosen setting of each objective; only these are attacked.",
+        "other columns are on the test rows. NLL and rate in nats. For each attack: success over the attacked rows "
+        "that were classified correctly before. A star marks the chosen setting of each objective; of the heads only "
+        "these are attacked.",
         ["model", *map(_title, columns), *(f"{name} success ↓" for name in attacks)],
     )
     rows: list[tuple[str, Sequence[Measured]]] = []
