@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from helpers.models import IMAGE_BACKBONES, TEXT_BACKBONES, backbone_config, build_model, model_inputs
+from helpers.saving_trainer import trainer
 from hf_vub import VUBConfig, VUBForImageClassification, VUBForSequenceClassification
 from hf_vub.model.adapters import save_base
 from hf_vub.model.configuration_vub import refuse_misspelt
@@ -399,6 +400,16 @@ def test_an_adapter_of_a_wrapped_checkpoint_keeps_its_base(tmp_path):
     save_base(again, tmp_path / "elsewhere")
     assert not (tmp_path / "elsewhere").exists()
     assert (tmp_path / "base" / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_a_training_saves_an_adapter_that_auto_classes_reload(tmp_path):
+    peft = pytest.importorskip("peft")
+    AutoModelForSequenceClassification.from_config(backbone_config("bert")).save_pretrained(tmp_path / "stock")
+    adapted = adapted_and_trained(peft, VUBForSequenceClassification.from_pretrained(tmp_path / "stock"))
+    trainer(tmp_path / "run", model=adapted).save_model()
+    again = peft.AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "run").eval()
+    inputs = model_inputs("bert")
+    assert torch.equal(again(**inputs).logits, adapted(**inputs).logits)
 
 
 @pytest.mark.parametrize(

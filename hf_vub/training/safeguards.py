@@ -15,6 +15,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import TrainOutput
 
 from ..data.record import TrainingRecord
+from ..model.adapters import save_base
 from ..model.trust import check_processor
 from ..runs.schema import TrainResult
 from .checkpoints import check_whole, last_checkpoint
@@ -112,6 +113,8 @@ class WatchedTrainer(Trainer):
         return sampler
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if hasattr(self.model, "active_peft_config"):
+            save_base(self.model, Path(str(self.args.output_dir)) / "base")
         super()._save(output_dir, state_dict)
         record = self._record or getattr(self.model, "training_record", None)
         if record is not None:
