@@ -193,7 +193,7 @@ def test_success_is_scored_on_the_image_that_is_returned():
 
 
 def test_carlini_wagner_leaves_an_image_alone_where_it_finds_nothing():
-    """Foolbox returns black images for failures; black is of another class here, so that one would look like success."""
+    """Foolbox returns black images for failures; black is of another class here, so it would look like success."""
     model = Linear(classes=2)
     with torch.no_grad():
         model.linear.weight.copy_(torch.tensor([[0.0], [1.0]]).expand(2, 36))
@@ -244,7 +244,7 @@ def test_every_batch_has_a_random_state_of_its_own(tmp_path):
     model = Linear(classes=2)
     image = (torch.rand(1, 6, 6) * 0.4 + 0.3).tolist()
     data = Dataset.from_dict({"image": [image] * 3, "label": [int(model(torch.tensor([image])).argmax())] * 3})
-    attack_image(model, data, "pgd_linf", steps=1, batch_size=1, output_dir=tmp_path)
+    attack_image(model, data, ProjectedGradient(1, relative_stepsize=0.01), batch_size=1, output_dir=tmp_path)
     first, second, third = load_file(tmp_path / "images.safetensors")["adversarial"]
     assert not torch.equal(first, second)
     assert not torch.equal(second, third)

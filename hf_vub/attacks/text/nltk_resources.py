@@ -88,7 +88,8 @@ def _nltk() -> Any:
 def _is_provided(name: str) -> bool:
     """Return whether NLTK finds the user's own corpus; a built one, which NLTK may prefer, is taken off its path."""
     data = _nltk().data
-    data.path[:] = [folder for folder in data.path if folder != str(cache_folder())]
+    if name == "stopwords":
+        data.path[:] = [folder for folder in data.path if folder != str(cache_folder())]
     for resource in (f"corpora/{name}", f"corpora/{name}.zip"):
         with contextlib.suppress(LookupError):
             data.find(resource)
