@@ -1,4 +1,4 @@
-"""The quick start: what it shows, what it keeps, and what it says of attacks that cannot run here."""
+"""The quick start: its tables, its files, and the attacks that it has to skip."""
 
 import os
 import runpy
@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 
 from hf_vub.attacks.text.nltk_resources import ResourceError
-from hf_vub.runs.files import append_record, read_json
+from hf_vub.runs.files import append_record
+from hf_vub.runs.schema import ImageAttackResult, TextAttackResult, TrainResult, read_result
 
+PROVENANCE = {"versions": {}, "command": "quickstart", "commit": None}
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "quickstart.py"
 
 
 @pytest.fixture
 def quickstart(tmp_path, monkeypatch):
-    """The script's names, with trainings and attacks that take no time."""
+    """Load the script's names, with trainings and attacks that take no time."""
     names = runpy.run_path(str(SCRIPT), run_name="quickstart")
 
     def train(task, objective, model, arguments):
@@ -25,15 +27,25 @@ def quickstart(tmp_path, monkeypatch):
         append_record(tmp_path / "out" / name / "information_plane.jsonl", point)
         metrics = {"accuracy": 0.95, "nll": 0.1, "ece": 0.02}
         metrics |= {} if objective == "vanilla" else {"rate": 9.0}
-        dataset = names["TASKS"][task]["dataset"]
-        about = {"kind": "train", "task": task, "model": name, "base_model": model, "objective": objective}
-        return {**about, "dataset": dataset, "num_labels": 2, "metrics": metrics}
+        about = {"task": task, "model": name, "base_model": model, "objective": objective, "num_labels": 2}
+        about |= {"dataset": names["TASKS"][task].dataset, "num_train": 10, "num_test": 4}
+        return TrainResult(**PROVENANCE, **about, metrics=metrics)
 
     def attack(task, title, arguments):
-        common = {"attack": title, "num_examples": 4, "clean_accuracy": 0.95, "accuracy_under_attack": 0.3}
-        common |= {"dataset": "digits", "attack_success_rate": 0.625, "noise": "mean", "kind": f"{task}_attack"}
-        common |= {"l2_mean": 0.5, "l2_median": 0.5} if task == "image" else {"words_perturbed_mean": 1.0}
-        return {f"{task}-{objective}": dict(common) for objective in names["OBJECTIVES"]}
+        rates = {"accuracy_under_attack": 0.3, "attack_success_rate": 0.625, "num_successes": 2}
+        rates |= {"attack_success_interval": (0.2, 0.9)}
+        common = {**PROVENANCE, **rates, "attack": title, "num_examples": 4, "num_attacked": 4, "clean_accuracy": 0.95}
+        common |= {"dataset": "digits", "noise": "mean", "seed": 0, "how": "stratified", "rows": "0", "seconds": 1.0}
+        common |= {"class_names": ("a", "b"), "num_skipped": 0, "skipped": {}, "weights": "0"}
+        if task == "image":
+            budget = {**rates, "epsilon": None, "l2_mean": 0.5, "l2_median": 0.5}
+            options = {"attack_options": {}, "target": None, "batch_size": 8}
+            result = ImageAttackResult.from_json({**common, **options, **budget, "model": "m", "budgets": [budget]})
+        else:
+            options = {"revision": None, "dtype": "float32", "max_length": 96, "query_budget": None, "max_words": 4000}
+            options |= {"words_perturbed_mean": 1.0, "queries_mean": 9.0, "weights": ["0", "1"]}
+            result = TextAttackResult.from_json({**common, **options, "model": "m"})
+        return dict.fromkeys([f"{task}-{objective}" for objective in names["OBJECTIVES"]], result)
 
     main = names["main"]
     script = getattr(main, "__wrapped__", main).__globals__
@@ -51,7 +63,7 @@ def test_everything_is_shown_and_kept(quickstart, tmp_path, capsys):
     assert shown.count("62.5%") == 12
     assert shown.count("0.50, 62.5%") == 3
     assert "skipped" not in shown
-    results = read_json(tmp_path / "out" / "results.json")
+    results = read_result(tmp_path / "out" / "results.json")
     assert [row["model"] for row in results["rows"]] == [
         f"{task}-{objective}" for task in ("image", "text") for objective in ("vanilla", "vib", "vub")
     ]
@@ -78,7 +90,7 @@ def test_what_cannot_run_is_skipped_with_its_reason(quickstart, tmp_path, monkey
     shown = capsys.readouterr().out
     for title, reason in reasons.items():
         assert f"skipped: {title}: {reason}\n" in shown
-    results = read_json(tmp_path / "out" / "results.json")
+    results = read_result(tmp_path / "out" / "results.json")
     assert results["skipped"] == {title: str(reason) for title, reason in reasons.items()}
     assert [found["attack"] for found in results["rows"][0]["attacks"]] == ["FGS 8/255"]
 
@@ -89,7 +101,7 @@ def test_it_runs_offline_from_nothing(tmp_path):
     command = [sys.executable, str(SCRIPT), "--output_dir", "out", "--num_examples", "4"]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    results = read_json(tmp_path / "out" / "results.json")
+    results = read_result(tmp_path / "out" / "results.json")
     assert all(row["metrics"]["accuracy"] > 0.9 for row in results["rows"])
     assert len(results["rows"][0]["attacks"]) + len(results["rows"][-1]["attacks"]) + len(results["skipped"]) == 4
     assert all(f"skipped: {title}: {reason}\n" in done.stdout for title, reason in results["skipped"].items())
