@@ -182,6 +182,53 @@ def test_a_spoilt_table_is_read_or_refused(folder, kind, rubbish, place, cut):
     assert min(splits["train"]["label"][:]) >= 0
 
 
+names = st.sampled_from(["text", "label", "labels", "image", "review", "category", "a", "", "0"])
+words = st.text(max_size=6)
+kinds = [
+    words,
+    words,
+    st.integers(-1, 3),
+    st.integers(0, 1),
+    st.floats(),
+    st.booleans(),
+    st.binary(max_size=3),
+    st.none(),
+]
+columns = st.one_of(*(st.lists(kind, min_size=6, max_size=6) for kind in [*kinds, words | st.none(), st.just([1, 2])]))
+named = st.sampled_from(
+    [{}, {"text_column": "a"}, {"text_column": "a+text"}, {"label_column": "0"}, {"validation": 0.5}]
+)
+
+
+@fuzz(
+    st.fixed_dictionaries({}, optional={"text": st.lists(words, min_size=6, max_size=6)}),
+    st.dictionaries(names, columns, max_size=4),
+    st.sampled_from(["train.parquet", "test.csv", "rows.tsv", "rows.jsonl"]),
+    named,
+    slow=500,
+)
+def test_any_table_is_read_or_refused_in_one_sentence(folder, texts, others, file, options):
+    datasets.disable_progress_bars()
+    path = folder / f"{random.Random(repr((texts, others, file))).random()}" / file
+    path.parent.mkdir(exist_ok=True)
+    with contextlib.suppress(TypeError, ValueError):  # no file takes lone surrogates, and JSON no bytes
+        rows = Dataset.from_dict({**texts, **others})
+        {"parquet": rows.to_parquet, "jsonl": rows.to_json}.get(file.partition(".")[2], rows.to_csv)(path)
+    reason = None
+    try:
+        splits = load_splits(path, **options)
+    except TOLD as error:
+        reason = str(error)
+    if reason is not None:
+        assert "\n" not in reason
+        assert len(reason) < 600
+        return
+    for split in splits.values():
+        assert all(isinstance(text, str) for text in split["text"][:])
+        assert 0 <= min(split["label"][:]) <= max(split["label"][:]) < split.features["label"].num_classes
+    assert len(splits.digest) == 64
+
+
 # Images
 
 

@@ -11,6 +11,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 
 from helpers.tables import write_images, write_table
+from hf_vub.data.image_folders import allow_remote
 from hf_vub.data.record import TrainingRecord, row_digests
 from hf_vub.data.splits import label_names, load_evaluation, load_splits, read_labels
 
@@ -413,3 +414,28 @@ def test_a_pipe_in_a_folder_of_images_is_left_out(tmp_path: Path) -> None:
     write_images(tmp_path / "set", {"cat": 3, "ant": 3})
     os.mkfifo(tmp_path / "set" / "cat" / "pipe.png")
     assert len(load_splits(tmp_path / "set", hold_out=0)["test"]) == 6
+
+
+def test_rows_of_the_hub_name_files_of_the_network_and_of_the_cache(tmp_path: Path) -> None:
+    cached, private = tmp_path / "cache" / "downloads" / "0.png", tmp_path / "0.png"
+    for file in (cached, private):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"image")
+    for path in ("https://example.org/0.png", "hf://datasets/user/name@main/0.png", str(cached)):
+        assert allow_remote(path) == path
+    for path in (
+        str(private),
+        str(cached.parent / ".." / ".." / ".." / "0.png"),
+        "0.png",
+        "ftp://example.org/0.png",
+        "\0",
+    ):
+        with pytest.raises(ValueError, match="not a file of the data set"):
+            allow_remote(path)
+
+
+def test_a_path_that_chains_archives_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a::b.csv"
+    path.write_text("text,label\na,0\nb,1\n")
+    with pytest.raises(ValueError, match="rename it without '::'"):
+        load_splits(path)

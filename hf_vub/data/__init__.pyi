@@ -1,6 +1,6 @@
 from .columns import find_column
 from .labels import align_labels
-from .preprocessing import image_transform, tokenize
+from .preprocessing import AugmentedImages, image_transform, tokenize
 from .record import TrainingRecord, row_digests
 from .splits import (
     Evaluation,
@@ -14,6 +14,7 @@ from .splits import (
 )
 
 __all__ = [
+    "AugmentedImages",
     "Evaluation",
     "Splits",
     "TrainingRecord",

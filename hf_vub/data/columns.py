@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Image, Value, concatenate_datasets
@@ -71,7 +71,7 @@ def find_column(dataset: Dataset, kind: Kind, named: str | None = None) -> str:
         >>> find_column(Dataset.from_dict({"Review": ["fine"], "label": [1]}), "text")
         'Review'
     """
-    features = dataset.features or {}
+    features: dict[str, object] = dict(dataset.features or {})
     listed = ", ".join(features) or "none"
     if named is not None:
         if named not in features:
@@ -149,12 +149,12 @@ def canonical(dataset: Dataset, sources: Sources, where: str) -> Dataset:
     return _select(dataset, {**{parts[0]: name for name, parts in sources.inputs.items()}, sources.label: "label"})
 
 
-def is_text(feature: Any) -> bool:
+def is_text(feature: object) -> bool:
     """Return whether a column with this feature holds strings."""
     return isinstance(feature, Value) and feature.dtype in _STRINGS
 
 
-def fits(feature: Any, kind: Kind) -> bool:
+def fits(feature: object, kind: Kind) -> bool:
     """Return whether a column with this feature can hold texts, images or labels."""
     if kind == "text":
         return is_text(feature)
@@ -163,7 +163,7 @@ def fits(feature: Any, kind: Kind) -> bool:
     return True
 
 
-def _is_sure(column: str, feature: Any, kind: Kind) -> bool:
+def _is_sure(column: str, feature: object, kind: Kind) -> bool:
     """Return whether a column without a usual name can be nothing else."""
     if kind == "text":
         return is_text(feature) and column.lower() not in (*LABEL_COLUMNS, *IMAGE_COLUMNS)

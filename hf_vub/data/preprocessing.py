@@ -6,19 +6,24 @@ decides how many tokens are kept, `encode_texts` makes them, `pad_tokens` makes 
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
 _NO_LIMIT = 1_000_000  # tokenizers without a limit have a model_max_length of 1e30
 _DEFAULT_LENGTH = 512
 
 
 def tokenize(
-    dataset: Dataset | IterableDataset, tokenizer: Any, max_length: int | None = None
+    dataset: Dataset | IterableDataset, tokenizer: "PreTrainedTokenizerBase", max_length: int | None = None
 ) -> Dataset | IterableDataset:
     """Return the token ids of every text, cut to ``max_length`` and not padded: the collator pads each batch.
 
@@ -44,7 +49,9 @@ def tokenize(
     )
 
 
-def max_text_length(tokenizer: Any, model: Any = None, wanted: int | None = None) -> int:
+def max_text_length(
+    tokenizer: "PreTrainedTokenizerBase", model: "nn.Module | PretrainedConfig | None" = None, wanted: int | None = None
+) -> int:
     """Return the number of tokens that a text is cut to.
 
     This is ``wanted``, else the lesser of the tokenizer's limit and the model's number of positions, else 512 where
@@ -71,7 +78,7 @@ def max_text_length(tokenizer: Any, model: Any = None, wanted: int | None = None
 
 
 def encode_texts(
-    tokenizer: Any,
+    tokenizer: "PreTrainedTokenizerBase",
     texts: Sequence[str],
     max_length: int,
     *,
@@ -232,7 +239,7 @@ class AugmentedImages(torch.utils.data.Dataset[dict[str, Any]]):
         ready = self.transform({**batch, "image": images})
         return [dict(zip(ready, values, strict=True)) for values in zip(*ready.values(), strict=True)]
 
-    def _augment(self, image: Any, row: int) -> Any:
+    def _augment(self, image: "Image", row: int) -> "Image":
         from torchvision.transforms import RandomCrop, RandomResizedCrop
         from torchvision.transforms import functional as F
 
@@ -249,7 +256,7 @@ class AugmentedImages(torch.utils.data.Dataset[dict[str, Any]]):
             return F.hflip(image) if self.flip and torch.rand(()) < 0.5 else image
 
 
-def to_rgb(image: Any) -> Any:
+def to_rgb(image: "Image | NDArray[np.uint8]") -> "Image":
     """Return any PIL image (or array of bytes) as upright 8-bit RGB: EXIF rotation applied, 16-bit and floats scaled.
 
     Alpha is dropped, and of an animation the current frame is taken. Sides under 4 px are stretched to 4: with fewer,
@@ -283,7 +290,9 @@ def disable_ghostscript() -> None:
         EpsImagePlugin.gs_binary = False
 
 
-def _encode_rows(batch: Mapping[str, list[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
+def _encode_rows(
+    batch: Mapping[str, list[Any]], tokenizer: "PreTrainedTokenizerBase", max_length: int
+) -> dict[str, list[Any]]:
     encoded: dict[str, list[Any]] = dict(
         encode_texts(tokenizer, batch["text"], max_length, pairs=batch.get("text_pair"))
     )
@@ -293,14 +302,14 @@ def _encode_rows(batch: Mapping[str, list[Any]], tokenizer: Any, max_length: int
     return encoded
 
 
-def _blank_token(tokenizer: Any) -> int:
+def _blank_token(tokenizer: "PreTrainedTokenizerBase") -> int:
     candidates = (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
     return next((token for token in candidates if token is not None), 0)
 
 
-def _positions(model: Any) -> int | None:
+def _positions(model: "nn.Module | PretrainedConfig | None") -> int | None:
     """Return the number of tokens that a model has positions for, or None where it has no limit or is not known."""
-    config = getattr(model, "config", model)
+    config: object = getattr(model, "config", model)
     config = getattr(config, "backbone_config", None) or config
     positions = getattr(config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions < 1:
