@@ -106,7 +106,8 @@ class VUBHead(nn.Module):
 
     def classify(self, latent: Tensor) -> Tensor:
         """Return the logits (..., num_labels) of latent codes (..., latent_size)."""
-        return self.bottleneck_decoder(latent)
+        logits: Tensor = self.bottleneck_decoder(latent)
+        return logits
 
     def forward(self, features: Tensor, num_samples: int | None = None) -> HeadOutput:
         """Return posterior, draws and logits of features (batch, feature_size).

@@ -517,12 +517,12 @@ def replace_classifier(model: PreTrainedModel) -> nn.Linear:
             for name, module in model.named_modules()
             if isinstance(module, nn.Linear) and module not in inside and module.out_features == model.config.num_labels
         ]
-    if len(found) != 1 or not isinstance(found[0][1], nn.Linear):
+    name, linear = found[0] if len(found) == 1 else ("", None)
+    if not isinstance(linear, nn.Linear):
         raise ValueError(
             f"{type(model).__name__} has {len(found)} layers that could be its last linear layer; the bottleneck takes "
             "the place of exactly one"
         )
-    name, linear = found[0]
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, nn.Identity())
     # Some models initialise that layer by name; all others have been initialised by now.

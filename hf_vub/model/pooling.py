@@ -50,7 +50,7 @@ def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
 
 def token_mask(inputs: dict[str, Any], pad_token_id: int | None) -> Tensor:
     """Return the mask of tokens, shape (batch, length): as given, else by the padding token, else all ones."""
-    mask = inputs.get("attention_mask")
+    mask: Tensor | None = inputs.get("attention_mask")
     if mask is not None:
         return mask
     ids = inputs.get("input_ids")

@@ -189,9 +189,10 @@ def _processor_of(
     source = getattr(model, "name_or_path", "")
     try:
         if source:
-            return load_processor(
+            processor: PreTrainedTokenizerBase | BaseImageProcessor = load_processor(
                 source, "image" if isinstance(model, VUBForImageClassification) else "text", savable=True
             )
+            return processor
         reason = "the model was not loaded from a folder or the Hub"
     except (OSError, ValueError) as error:
         reason = f"{source} has none ({' '.join(str(error).split())[:200]})"

@@ -61,7 +61,8 @@ def freeze_all_but_classifier(network: PreTrainedModel) -> None:
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
     def train(self: PreTrainedModel, mode: bool = True) -> PreTrainedModel:
-        return stock.train(self, False)
+        stock.train(self, False)
+        return self
 
     # A subclass of the same name rather than attributes of the instance: copies and replicas of the network keep it.
     network.__class__ = type(stock.__name__, (stock,), {"forward": forward, "train": train})

@@ -126,8 +126,10 @@ def detection_metrics(familiar: ArrayLike, unfamiliar: ArrayLike) -> Detection:
 
 def _entropy(logits: Floats) -> Floats:
     log_p = log_softmax(logits, axis=-1)
-    return -np.sum(np.exp(log_p) * log_p, axis=-1)
+    entropy: Floats = -np.sum(np.exp(log_p) * log_p, axis=-1)
+    return entropy
 
 
 def _unit(rows: Floats) -> Floats:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    unit: Floats = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return unit
