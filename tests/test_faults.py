@@ -60,6 +60,11 @@ def command(job, models):
             *("--per_device_train_batch_size", "8", "--save_strategy", "steps", "--save_steps", "4"),
             *("--save_total_limit", "2", "--eval_strategy", "epoch", "--logging_steps", "3"),
         ],
+        "train_image": [
+            *("train_image.py", *pictures, *training, "--augment", "--objective", "vib", "--max_train", "160"),
+            *("--num_train_epochs", "3", "--per_device_train_batch_size", "16", "--dataloader_num_workers", "2"),
+            *("--save_strategy", "steps", "--save_steps", "4", "--save_total_limit", "2", "--logging_steps", "3"),
+        ],
         "embed": [
             *("train_text.py", *texts, *training, "--freeze_backbone", "--feature_cache", "cache"),
             *("--num_train_epochs", "2", "--per_device_train_batch_size", "32", "--save_strategy", "epoch"),
@@ -95,7 +100,7 @@ def without_times(value):
     return {name: item for name, item in value.items() if name not in TIMES}
 
 
-JOBS = ["train", "embed", "attack_image", "attack_text", "reproduce"]
+JOBS = ["train", "train_image", "embed", "attack_image", "attack_text", "reproduce"]
 
 
 @pytest.mark.slow

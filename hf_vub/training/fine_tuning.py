@@ -22,13 +22,14 @@ from ..runs.files import lock_folder, write_json
 from ..runs.schema import TrainResult
 from .arguments import VANILLA, DataArguments, ModelArguments, VUBTrainingArguments, check_choice, choose_defaults
 from .checkpoints import SETTINGS_FILE, check_settings, decisive_arguments, resume_point
+from .checks import check_best_metric
 from .classifiers import NewClassifier, build_classifier
 from .frozen_stock import freeze_all_but_classifier
 from .progress import ProgressLines, SilentBar
 from .result import plain_metrics, training_result, write_card
 from .rows import FeatureRows, prepare_rows
 from .safeguards import WatchedTrainer
-from .trainer import VUBTrainer, check_best_metric
+from .trainer import VUBTrainer
 
 
 def fine_tune(task: Task, model: ModelArguments, data: DataArguments, training: VUBTrainingArguments) -> TrainResult:

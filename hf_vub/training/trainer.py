@@ -3,26 +3,23 @@
 import logging
 import math
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import IterableDataset
-from numpy.typing import NDArray
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import EvalPrediction
 
 from ..data.record import RECORD_FILE
-from ..data.splits import check_labels
 from ..metrics.classification import classification_metrics
-from ..model.configuration_vub import VUBConfig
-from ..model.information import NATS_PER_BIT
 from ..model.objectives import Terms, objective_loss
 from ..runs.pushing import report_failed_push
 from ..runs.schema import TrainResult
 from .arguments import VUBTrainingArguments, choose_defaults
+from .bounds import bound_metrics
+from .checks import check_arguments, check_best_metric, check_datasets, check_model, named_datasets
 from .information_plane import TERMS, InformationPlane
 from .result import plain_metrics, training_result, write_card
 from .rows import hub_name
@@ -31,7 +28,6 @@ from .schedules import PaperDecay, scheduled_beta
 
 logger = logging.getLogger(__name__)
 
-Floats = NDArray[np.float64]
 Evaluation = tuple[int, dict[str, float], Any]
 """Step of the evaluated weights, metrics, and the data set they are of."""
 
@@ -90,14 +86,14 @@ class VUBTrainer(WatchedTrainer):
         **kwargs: Any,
     ):
         args = VUBTrainingArguments() if args is None else args
-        _check_arguments(args, kwargs.get("compute_loss_func"))
+        check_arguments(args, kwargs.get("compute_loss_func"))
         if model is not None:
-            _check_model(model)
+            check_model(model)
             choose_defaults(args, frozen=model.config.freeze_backbone)
         elif kwargs.get("model_init") is None:
             raise TypeError("VUBTrainer needs a model, or a model_init that makes one")
-        named = _named_datasets(train_dataset, eval_dataset)
-        _check_datasets(named, None if model is None else model.config.num_labels)
+        named = named_datasets(train_dataset, eval_dataset)
+        check_datasets(named, None if model is None else model.config.num_labels)
         if preprocess_logits_for_metrics is not None:
             preprocess_logits_for_metrics = _OnLogits(preprocess_logits_for_metrics)
         self._user_metrics = compute_metrics
@@ -111,7 +107,7 @@ class VUBTrainer(WatchedTrainer):
             **kwargs,
         )
         if model is None:
-            _check_datasets(named, self.model.config.num_labels)
+            check_datasets(named, self.model.config.num_labels)
         if compute_metrics is None and not isinstance(eval_dataset, dict):
             no_terms = {name: np.zeros(1) for name in TERMS}
             metrics = {**classification_metrics([[0.0, 1.0]], [1]), **bound_metrics(no_terms, self.model.config)}
@@ -122,7 +118,7 @@ class VUBTrainer(WatchedTrainer):
     def call_model_init(self, trial: Any = None) -> Any:
         """Make the model of a training or trial, which must be a VUB classifier."""
         model = super().call_model_init(trial)
-        _check_model(model)
+        check_model(model)
         choose_defaults(self.args, frozen=model.config.freeze_backbone)
         if self._plane is not None:
             self._plane.latent_size = _head_of(model).latent_size  # a trial may choose it
@@ -323,33 +319,6 @@ class VUBTrainer(WatchedTrainer):
         return metrics
 
 
-def check_best_metric(args: VUBTrainingArguments, metrics: Mapping[str, float]) -> None:
-    """Raise ValueError where ``metric_for_best_model`` is none of an evaluation's metrics."""
-    wanted = (args.metric_for_best_model or "loss").removeprefix("eval_")
-    if wanted != "loss" and wanted not in metrics:
-        raise ValueError(f"metric_for_best_model is {wanted!r}; it must be one of loss, {', '.join(metrics)}")
-
-
-def bound_metrics(terms: dict[str, Floats], config: VUBConfig) -> dict[str, float]:
-    r"""Return the means of the terms and three upper bounds on :math:`\beta I(Z;X) - I(Z;Y)`, the loosest first.
-
-    ``bound_vib`` is beta R + CE; ``bound_vub`` subtracts the mean of min{H(Y), H(c)}; ``bound_ib`` subtracts H(Y)
-    itself, which is the tightest but has the gradient of vib. All in nats, and in bits with ``_bits`` at the end.
-    """
-    means = {name: float(values.mean()) for name, values in terms.items()}
-    vib = config.beta * means["rate"] + means["cross_entropy"]
-    nats = {
-        "cross_entropy": means["cross_entropy"],
-        "rate": means["rate"],
-        "entropy": means["entropy"],
-        "bound_vib": vib,
-        "bound_vub": vib - float(np.minimum(terms["entropy"], config.entropy_cap).mean()),
-        "bound_ib": vib - config.entropy_cap,
-    }
-    bits = {f"{name}_bits": value / NATS_PER_BIT for name, value in nats.items()}
-    return {**nats, **bits, "posterior_entropy": means["posterior_entropy"]}
-
-
 class _OnLogits:
     """Apply a user's ``preprocess_logits_for_metrics`` to the logits, and pass the gathered terms on."""
 
@@ -360,56 +329,9 @@ class _OnLogits:
         return (self.function(outputs[0], labels), *outputs[1:])
 
 
-def _check_model(model: Any) -> None:
-    if getattr(getattr(model, "config", None), "model_type", None) != VUBConfig.model_type:
-        raise TypeError(
-            f"model is a {type(model).__name__}; VUBTrainer trains VUBForSequenceClassification and "
-            "VUBForImageClassification (wrap a checkpoint with their from_pretrained)"
-        )
-
-
-def _check_arguments(args: Any, compute_loss_func: Any) -> None:
-    """Refuse arguments of another kind, and those that would bypass the objective or its metrics."""
-    if not isinstance(args, VUBTrainingArguments):
-        raise TypeError(f"args is a {type(args).__name__}; VUBTrainer takes VUBTrainingArguments")
-    if args.label_smoothing_factor:
-        raise ValueError(
-            f"label_smoothing_factor is {args.label_smoothing_factor}; set it to 0, it would bypass the objective"
-        )
-    if compute_loss_func is not None:
-        raise ValueError("compute_loss_func would replace the objective; leave it out")
-    if args.batch_eval_metrics:
-        raise ValueError("batch_eval_metrics is True; calibration and bounds need all rows at once, leave it off")
-
-
-def _check_datasets(named: Iterable[tuple[str, Any]], num_labels: int | None) -> None:
-    """Refuse data sets without rows, and with labels that are no class of the model; None leaves the labels."""
-    for name, dataset in named:
-        if hasattr(dataset, "__len__") and len(dataset) == 0:
-            raise ValueError(f"{name} is empty; training and evaluation need at least one example")
-        labelled = {"label", "labels"} & set(getattr(dataset, "column_names", None) or ())
-        # Of a stream, the model checks every batch.
-        if num_labels is not None and labelled and not isinstance(dataset, IterableDataset):
-            try:
-                check_labels(dataset, num_labels)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
-
-
 def _head_of(model: Any) -> Any:
     """Return the head of a VUB classifier, under whatever wrapper."""
     return next(module for module in model.modules() if hasattr(module, "latent_size"))
-
-
-def _named_datasets(train: Any, evaluation: Any) -> list[tuple[str, Any]]:
-    several = evaluation if isinstance(evaluation, dict) else {}
-    single = None if several else evaluation
-    named = {
-        "train_dataset": train,
-        "eval_dataset": single,
-        **{f"eval_dataset {name!r}": dataset for name, dataset in several.items()},
-    }
-    return [(name, dataset) for name, dataset in named.items() if dataset is not None]
 
 
 def _rows(dataset: Any) -> int | None:

@@ -113,6 +113,7 @@ class Runs:
 def run_script(command: list[str], folder: str, die_at: int | None) -> None:
     """In the new process: be the script."""
     os.chdir(folder)
+    multiprocessing.current_process()._config["daemon"] = False  # a daemon's loaders could have no workers
     streams = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(streams, 1)
     os.dup2(streams, 2)

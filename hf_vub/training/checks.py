@@ -1,0 +1,66 @@
+"""What a trainer of VUB classifiers refuses before any work: models, arguments and data sets that cannot be trained."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from datasets import IterableDataset
+
+from ..data.splits import check_labels
+from ..model.configuration_vub import VUBConfig
+from .arguments import VUBTrainingArguments
+
+
+def check_model(model: Any) -> None:
+    """Raise TypeError for a model without the terms of the objective."""
+    if getattr(getattr(model, "config", None), "model_type", None) != VUBConfig.model_type:
+        raise TypeError(
+            f"model is a {type(model).__name__}; VUBTrainer trains VUBForSequenceClassification and "
+            "VUBForImageClassification (wrap a checkpoint with their from_pretrained)"
+        )
+
+
+def check_arguments(args: Any, compute_loss_func: Any) -> None:
+    """Refuse arguments of another kind, and those that would bypass the objective or its metrics."""
+    if not isinstance(args, VUBTrainingArguments):
+        raise TypeError(f"args is a {type(args).__name__}; VUBTrainer takes VUBTrainingArguments")
+    if args.label_smoothing_factor:
+        raise ValueError(
+            f"label_smoothing_factor is {args.label_smoothing_factor}; set it to 0, it would bypass the objective"
+        )
+    if compute_loss_func is not None:
+        raise ValueError("compute_loss_func would replace the objective; leave it out")
+    if args.batch_eval_metrics:
+        raise ValueError("batch_eval_metrics is True; calibration and bounds need all rows at once, leave it off")
+
+
+def check_datasets(named: Iterable[tuple[str, Any]], num_labels: int | None) -> None:
+    """Refuse data sets without rows, and with labels that are no class of the model; None leaves the labels."""
+    for name, dataset in named:
+        if hasattr(dataset, "__len__") and len(dataset) == 0:
+            raise ValueError(f"{name} is empty; training and evaluation need at least one example")
+        labelled = {"label", "labels"} & set(getattr(dataset, "column_names", None) or ())
+        # Of a stream, the model checks every batch.
+        if num_labels is not None and labelled and not isinstance(dataset, IterableDataset):
+            try:
+                check_labels(dataset, num_labels)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+
+
+def check_best_metric(args: VUBTrainingArguments, metrics: Mapping[str, float]) -> None:
+    """Raise ValueError where ``metric_for_best_model`` is none of an evaluation's metrics."""
+    wanted = (args.metric_for_best_model or "loss").removeprefix("eval_")
+    if wanted != "loss" and wanted not in metrics:
+        raise ValueError(f"metric_for_best_model is {wanted!r}; it must be one of loss, {', '.join(metrics)}")
+
+
+def named_datasets(train: Any, evaluation: Any) -> list[tuple[str, Any]]:
+    """Return the data sets of a Trainer with their names, each of several evaluation sets apart."""
+    several = evaluation if isinstance(evaluation, dict) else {}
+    single = None if several else evaluation
+    named = {
+        "train_dataset": train,
+        "eval_dataset": single,
+        **{f"eval_dataset {name!r}": dataset for name, dataset in several.items()},
+    }
+    return [(name, dataset) for name, dataset in named.items() if dataset is not None]
