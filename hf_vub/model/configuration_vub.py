@@ -9,8 +9,10 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
-from .pooling import POOLINGS
 from .trust import refuse_code
+
+# Not in pooling.py: transformers copies for remote code only the files that this one imports, not what they import.
+POOLINGS = ("auto", "stock", "cls", "mean", "last")
 
 
 class Objective(str, Enum):

@@ -15,8 +15,6 @@ from .information import at_least_float32
 
 logger = logging.getLogger(__name__)
 
-POOLINGS = ("auto", "stock", "cls", "mean", "last")
-
 
 def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
     r"""Return one vector per text from the encoder's last hidden states.
