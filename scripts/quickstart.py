@@ -12,6 +12,7 @@ their result files and cards, results.json, information_plane.png, and examples 
 """
 
 import logging
+import sys
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -83,6 +84,7 @@ MAX_LENGTH = 96
 def train(task: str, objective: str, model: str, arguments: Arguments) -> TrainResult:
     """Train one classifier and test it."""
     plan, folder = TASKS[task], Path(arguments.output_dir)
+    print(f"training {task}-{objective}", file=sys.stderr)
     vanilla = objective == "vanilla"
     training = VUBTrainingArguments(
         str(folder / f"{task}-{objective}"),
@@ -91,6 +93,7 @@ def train(task: str, objective: str, model: str, arguments: Arguments) -> TrainR
         eval_strategy="no" if vanilla else "epoch",
         save_strategy="no",
         logging_strategy="no",
+        log_level="error",
         report_to=[],
         **(plan.vanilla if vanilla else plan.heads),
     )

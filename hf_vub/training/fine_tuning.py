@@ -175,7 +175,8 @@ def _trainer(
     if not training.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(SilentBar())
-    trainer.add_callback(ProgressLines())
+    if training.log_level not in ("error", "critical"):
+        trainer.add_callback(ProgressLines())
     return trainer, rows["test"]
 
 
