@@ -37,7 +37,8 @@ def tokens() -> datasets.Dataset:
 
 def one_by_one(model: TextModel, dataset: datasets.Dataset) -> torch.Tensor:
     with torch.no_grad():
-        rows = [model.eval().features(input_ids=torch.tensor([row["input_ids"]])) for row in dataset]
+        names = [name for name in ("input_ids", "token_type_ids") if name in dataset.column_names]
+        rows = [model.eval().features(**{name: torch.tensor([row[name]]) for name in names}) for row in dataset]
     return torch.cat(rows)
 
 
@@ -79,6 +80,44 @@ def test_texts_are_tokenised_with_the_given_tokenizer(tmp_path):
     # The tokenizer remembers its last call; the key must not.
     assert extract(model, raw, tmp_path, processing_class=tokenizer, max_length=6, dtype="float32").key == cached.key
     assert extract(model, raw, tmp_path, processing_class=tokenizer, max_length=5, dtype="float32").key != cached.key
+
+
+def test_pairs_of_texts_and_empty_ones_are_tokenised_as_in_training(tmp_path):
+    from hf_vub.data.preprocessing import tokenize
+
+    tokenizer = word_tokenizer()
+    tokenizer.sep_token = "[UNK]"
+    rows = {"text": ["w1 w2", "", "w3"], "text_pair": ["w4", "", "w5 w6"], "label": [0, 1, 0]}
+    for names in (("text", "label"), ("text", "text_pair", "label")):
+        raw = datasets.Dataset.from_dict({name: rows[name] for name in names})
+        found = extract(TextModel(), raw, tmp_path, processing_class=tokenizer, dtype="float32")
+        tokenised = tokenize(raw, tokenizer, max_length=32)
+        torch.testing.assert_close(found.features, one_by_one(TextModel(), tokenised), rtol=1e-5, atol=1e-6)
+        assert found.features.isfinite().all()
+
+
+def test_columns_are_found_by_the_rule_of_all_data(tmp_path):
+    tokenizer = word_tokenizer()
+    plain = datasets.Dataset.from_dict({"text": ["w1 w2", "w3"], "label": [0, 1]})
+    expected = extract(TextModel(), plain, tmp_path, processing_class=tokenizer, dtype="float32").features
+    renamed = plain.rename_columns({"text": "review", "label": "category"})
+    found = extract(TextModel(), renamed, tmp_path, processing_class=tokenizer, dtype="float32")
+    assert torch.equal(found.features, expected)
+    odd = plain.rename_columns({"text": "a", "label": "b"}).add_column("other", ["w5", "w6"])
+    with pytest.raises(ValueError, match="text_column"):
+        extract(TextModel(), odd, tmp_path, processing_class=tokenizer, label_column="b")
+    named = {"text_column": "a", "label_column": "b"}
+    found = extract(TextModel(), odd, tmp_path, processing_class=tokenizer, dtype="float32", **named)
+    assert torch.equal(found.features, expected)
+
+
+def test_the_pooling_of_a_model_is_a_part_of_the_key(tokens, tmp_path):
+    keys = set()
+    for pooling in ("cls", "mean"):
+        model = TextModel()
+        model.config = SimpleNamespace(pooling=pooling, backbone_config=model.config)
+        keys.add(extract(model, tokens, tmp_path, dtype="float32").key)
+    assert len(keys) == 2
 
 
 def test_rows_padded_to_a_fixed_length_cost_no_more_than_unpadded_ones(tokens, tmp_path):
@@ -138,6 +177,9 @@ def test_raw_images_go_through_the_processor(tmp_path):
     cached = extract(model, raw, tmp_path, processing_class=processor, dtype="float32")
     inputs = processor([picture.convert("RGB") for picture in images], return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(cached.features, model.features(inputs).detach())
+    paths = datasets.Dataset.from_dict({"image": ["a.png"] * 4, "label": [0] * 4})
+    with pytest.raises(ValueError, match="image_column 'image' holds .*, not images"):
+        extract(model, paths, tmp_path, processing_class=processor)
     other = ViTImageProcessor(size={"height": 2, "width": 2}, image_mean=[0.1] * 3)
     assert extract(model, raw, tmp_path, processing_class=other, dtype="float32").key != cached.key
 
@@ -236,7 +278,7 @@ def test_a_killed_pass_goes_on_from_its_finished_shards(tokens, tmp_path, monkey
 
     model = TextModel()
     with monkeypatch.context() as patched:
-        patched.setattr(embeddings, "append_record", record_or_die)
+        patched.setattr(cache, "append_record", record_or_die)
         with pytest.raises(Killed):
             extract(model, tokens, tmp_path, dtype="float32", batch_size=4)
     assert len(model.calls) == 1 + 4 * 2  # the probe, three finished shards and the one that was lost
@@ -261,7 +303,7 @@ import sys
 sys.path.insert(0, {tests!r})
 import datasets
 from helpers.feature_models import TextModel, token_rows
-from hf_vub import embeddings
+from hf_vub.embeddings import extraction as embeddings
 embeddings.SHARD_BATCHES = 1
 slow = {slow}
 if slow:
@@ -374,12 +416,17 @@ def test_a_tenth_of_imagenet_needs_no_memory_for_its_features(tmp_path):
         ([1, 2], {}, TypeError, "dataset is a list"),
         (datasets.Dataset.from_dict({"a": []}), {}, ValueError, "dataset is empty"),
         (datasets.Dataset.from_dict({"text": ["a"], "label": [0]}), {}, ValueError, "give processing_class"),
-        (datasets.Dataset.from_dict({"input_ids": [[1]]}), {}, ValueError, "label_column is None"),
+        (datasets.Dataset.from_dict({"input_ids": [[1]]}), {}, ValueError, "name one with label_column"),
         (datasets.Dataset.from_dict(token_rows(3)), {"label_column": "y"}, ValueError, "label_column is 'y'"),
         (datasets.Dataset.from_dict(token_rows(3)), {"dtype": "float8"}, ValueError, "dtype is 'float8'"),
         (datasets.Dataset.from_dict(token_rows(3)), {"batch_size": 0}, ValueError, "batch_size is 0"),
         (datasets.Dataset.from_dict(token_rows(3) | {"labels": [0.5] * 3}), {}, ValueError, "one whole number per row"),
-        (datasets.Dataset.from_dict({"input_ids": [[1] * 33], "label": [0]}), {}, ValueError, "row 0 .* has 33 tokens"),
+        (
+            datasets.Dataset.from_dict({"input_ids": [[1] * 33], "label": [0]}),
+            {},
+            ValueError,
+            "row 0 .* positions for 32",
+        ),
     ],
 )
 def test_bad_arguments_are_refused_in_a_sentence(dataset, options, error, message, tmp_path):
@@ -401,7 +448,7 @@ def test_features_that_are_not_finite_name_their_row(tmp_path):
 
 
 def test_a_full_disk_is_noticed_before_the_pass(tokens, tmp_path, monkeypatch):
-    monkeypatch.setattr(embeddings.shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
     with pytest.raises(OSError, match="GiB free"):
         extract(TextModel(), tokens, tmp_path)
 
@@ -446,7 +493,7 @@ def test_a_cut_cache_file_is_refused(tokens, tmp_path):
     cached = extract(TextModel(), tokens, tmp_path, dtype="float32")
     with open(cached.path, "r+b") as file:
         file.truncate(cached.path.stat().st_size - 1)
-    with pytest.raises(ValueError, match="is not whole; delete it"):
+    with pytest.raises(ValueError, match="not a whole one.*; delete it"):
         Features.load(cached.path)
 
 
@@ -454,13 +501,14 @@ def test_a_flipped_bit_is_seen_wherever_it_is(tokens, tmp_path):
     cached = extract(TextModel(), tokens, tmp_path, dtype="float32")
     content = cached.path.read_bytes()
     rng = np.random.default_rng(0)
-    places = [0, 7, content.index(b"crc32"), content.index(cached.key.encode()), 4000, 4096, len(content) - 1]
-    for number, place in enumerate([*places, *rng.integers(0, 4096, 20), *rng.integers(4096, len(content), 40)]):
+    header = 8 + int.from_bytes(content[:8], "little")
+    places = [*range(header), header, len(content) - 1, *rng.integers(header, len(content), 40)]
+    for number, place in enumerate(places):
         damaged = bytearray(content)
         damaged[place] ^= 1 << int(rng.integers(8))
         path = tmp_path / f"damaged-{number}.safetensors"
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=rf"{path.name} is (damaged|not a feature cache|not whole).*; delete it"):
+        with pytest.raises(ValueError, match=rf"{path.name} is (damaged|not a feature cache).*; delete it"):
             Features.load(path)
 
 
@@ -470,30 +518,46 @@ def test_a_damaged_cache_is_not_taken_for_features(tokens, tmp_path):
     content[-1000] ^= 1
     cached.path.write_bytes(content)
     os.utime(cached.path, (0, 0))  # clocks of file systems are coarse
-    with pytest.raises(ValueError, match=r"is damaged, its checksum is not \w{8}; delete it to extract them again"):
+    with pytest.raises(ValueError, match=r"is damaged: its checksum is not \w{8}; delete it"):
         extract(TextModel(), tokens, tmp_path, dtype="float32")
     cached.path.unlink()
     again = extract(TextModel(), tokens, tmp_path, dtype="float32")
     torch.testing.assert_close(again.features, load_file(cached.path)["features"])
 
 
-def test_a_cache_without_a_checksum_is_loaded(tokens, tmp_path):
-    """As earlier versions wrote them."""
-    cached = extract(TextModel(), tokens, tmp_path, dtype="float32")
-    content = cached.path.read_bytes()
-    header = embeddings._header(cached.key, list(cached.features.shape))
-    old = tmp_path / "old.safetensors"
-    old.write_bytes(header + content[len(header) :])
-    assert torch.equal(Features.load(old).features, cached.features)
-    assert Features.load(old).key == cached.key
-
-
 def test_a_cache_is_read_once_per_process(tokens, tmp_path, monkeypatch):
     cached = extract(TextModel(), tokens, tmp_path, dtype="float32")
-    reader = mock.Mock(side_effect=cache._read_header)
-    monkeypatch.setattr(embeddings, "_read_header", reader)
-    monkeypatch.setattr(cache, "_read_header", reader)
+    checksum = mock.Mock(side_effect=cache._crc32)
+    monkeypatch.setattr(cache, "_crc32", checksum)
     cache._checksum.cache_clear()
     for _ in range(3):
         Features.load(cached.path)
-    assert reader.call_count == 4  # of them one for the checksum
+    assert checksum.call_count == 1
+
+
+def test_writes_to_cached_features_do_not_reach_the_file(tokens, tmp_path):
+    cached = extract(TextModel(), tokens, tmp_path, dtype="float32")
+    before = cached.path.read_bytes()
+    cached.features.zero_()
+    assert cached.path.read_bytes() == before
+
+
+def test_files_that_a_kill_left_beside_a_finished_one_are_removed(tokens, tmp_path):
+    cached = extract(TextModel(), tokens, tmp_path, dtype="float32")
+    unfinished = cache.UnfinishedFeatures(cached.path)
+    unfinished.create(40, 16)
+    append_record(tmp_path / f"{cached.key}.0.jsonl", {"shard": 0})
+    again = extract(TextModel(), tokens, tmp_path, dtype="float32")
+    assert torch.equal(again.features, cached.features)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".lock", ".safetensors"]
+
+
+def test_a_pass_killed_before_its_file_was_finished_only_finishes_it(tokens, tmp_path, monkeypatch):
+    expected = extract(TextModel(), tokens, tmp_path / "undisturbed", dtype="float32")
+    with monkeypatch.context() as patched:
+        patched.setattr(cache, "save_file", mock.Mock(side_effect=Killed))
+        with pytest.raises(Killed):
+            extract(TextModel(), tokens, tmp_path, dtype="float32")
+    model = TextModel()
+    assert extract(model, tokens, tmp_path, dtype="float32").path.read_bytes() == expected.path.read_bytes()
+    assert not model.calls

@@ -1,5 +1,6 @@
 """Heads of a sweep as checkpoints: what is exported loads like any other model, tokenizer included."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -83,7 +84,8 @@ def test_an_exported_folder_runs_without_this_package(exported, tmp_path):
         print(run("a fine film")[0]["score"] > 0, type(run.model).__name__)
     """
     words = [sys.executable, "-c", textwrap.dedent(script), str(exported[0])]
-    ran = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    ran = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert ran.stdout.split() == ["True", "VUBForSequenceClassification"], ran.stderr
 
 

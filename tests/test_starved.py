@@ -17,6 +17,7 @@ from torch import nn
 from helpers.feature_models import TextModel, token_rows
 from hf_vub.attacks.image.adversaries import FastGradient
 from hf_vub.attacks.image.classifier import PixelModel
+from hf_vub.embeddings import cache
 from hf_vub.embeddings import extraction as embeddings
 from hf_vub.embeddings.extraction import extract
 from hf_vub.runs import files as results
@@ -51,7 +52,7 @@ def test_an_attack_goes_on_with_half_of_a_batch(caplog):
     for one, other in zip(whole, parts, strict=True):
         for expected, found in zip(one, other, strict=True):
             torch.testing.assert_close(found, expected)
-    assert "out of memory with 8 images; going on with 4 at a time" in caplog.text
+    assert "out of memory with 8 images; continuing with 4 at a time" in caplog.text
     assert torch.equal(model.predict(images), labels)
     network.most = 0
     with pytest.raises(RuntimeError, match="out of memory"):
@@ -99,7 +100,7 @@ def test_features_that_find_no_room_are_gone_on_with(tmp_path, monkeypatch):
         results.append_record(path, record)
 
     with monkeypatch.context() as patched:
-        patched.setattr(embeddings, "append_record", fill)
+        patched.setattr(cache, "append_record", fill)
         with pytest.raises(OSError, match="No space left"):
             extract(TextModel(), rows, tmp_path / "full", dtype="float32", batch_size=4)
     model = TextModel()
@@ -191,7 +192,7 @@ def test_a_worker_that_is_lost_is_told_of(transform, message, tmp_path):
 def test_durations_do_not_follow_the_clock_on_the_wall(tmp_path, monkeypatch):
     clock = iter(range(10**9, 0, -(10**6)))
     monkeypatch.setattr(time, "time", lambda: float(next(clock)))
-    for path in (ROOT / "hf_vub").glob("*.py"):
+    for path in (ROOT / "hf_vub").rglob("*.py"):
         assert "time.time(" not in path.read_text(encoding="utf-8"), path.name
     extract(TextModel(), datasets.Dataset.from_dict(token_rows()), tmp_path, dtype="float32")
     (found,) = train_heads(torch.randn(8, 2), torch.arange(8) % 2, [HeadRun()], num_labels=2, epochs=2)

@@ -50,7 +50,9 @@ def tokenize(
 
 
 def max_text_length(
-    tokenizer: "PreTrainedTokenizerBase", model: "nn.Module | PretrainedConfig | None" = None, wanted: int | None = None
+    tokenizer: "PreTrainedTokenizerBase | None",
+    model: "nn.Module | PretrainedConfig | None" = None,
+    wanted: int | None = None,
 ) -> int:
     """Return the number of tokens that a text is cut to.
 
@@ -58,7 +60,7 @@ def max_text_length(
     neither has a limit.
 
     Args:
-        tokenizer: of the model.
+        tokenizer: of the model, if its limit counts.
         model: a model or its configuration; None where it is not known.
         wanted: the user's choice.
 
