@@ -29,7 +29,7 @@ from .seeding import data_order
 
 logger = logging.getLogger(__name__)
 
-C_GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0, 10.0)
+C_GRID = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0, 10.0)
 """Inverse regularization strengths of the logistic regression, for standardised features."""
 DROPOUT_GRID = (0.2, 0.5)
 WEIGHT_DECAY_GRID = (1e-2, 1e-1, 1.0)
@@ -174,7 +174,7 @@ def early_stopped_mlp(
     hidden: int | None = None,
     dropout: Sequence[float] = DROPOUT_GRID,
     weight_decay: Sequence[float] = WEIGHT_DECAY_GRID,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 3e-4,
     batch_size: int = 256,
     patience: int = 5,
     max_epochs: int = 100,
