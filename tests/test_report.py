@@ -431,6 +431,18 @@ def test_cards_of_a_grid_come_from_their_own_json(folders, texts):
     assert ModelCard(text).data.eval_results
 
 
+def test_committed_cards_and_tables_are_what_is_rendered():
+    root = Path(__file__).resolve().parents[1] / "model_cards"
+    for path in (root / "results").glob("v*.json"):
+        result = read_result(path)
+        assert (root / f"{path.stem}.md").read_text(encoding="utf-8") == model_card(result, result.attacks), path
+    for path in (root / "results" / "reproduce").glob("*/results.json"):
+        for table in tables(read_result(path)):
+            place = root / "reproduce" / path.parent.name / "tables" / table.name
+            assert place.with_suffix(".md").read_text(encoding="utf-8") == table.markdown(), place
+            assert place.with_suffix(".tex").read_text(encoding="utf-8") == table.latex(), place
+
+
 def test_html_needs_nothing_else_and_trusts_nothing(folders):
     page = (folders["hostile"] / "report.html").read_text(encoding="utf-8")
     assert "<script" not in page

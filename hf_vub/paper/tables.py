@@ -81,8 +81,6 @@ def _paper_table(results: Reproduction) -> Table:
 
 def _full_table(results: Reproduction) -> Table:
     measured = ["accuracy", "nll", "brier", "ece", "rate", "bound_vib", "bound_vub"]
-    if any(run.validation for run in results.runs):
-        measured.insert(1, "validation nll")
     attacks = attack_columns(results)
     table = Table(
         "full",
