@@ -1,4 +1,4 @@
-"""What every script shares: options from dataclasses, a manual from the docstring, honest exit codes.
+"""The common parts of all scripts: options from dataclasses, a manual from the docstring, exit codes.
 
 ```python
 @command
@@ -11,14 +11,16 @@ def main() -> None:
 |---|---|
 | 0 | done |
 | 1 | a defect in the program: the traceback is shown |
-| 2 | something to mend in the options, the files or the environment: one line says what |
+| 2 | an error in the options, the files or the environment: one line says which |
 | 130 | stopped from the keyboard: the same command resumes |
 """
 
 import argparse
 import functools
 import json
+import math
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,11 +32,13 @@ from .runs.provenance import mask
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_CLEAR = (ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError, MemoryError)
+_CLEAR_ERRORS = (ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError, MemoryError)
 _STOPPED = "\nstopped: run the same command again to resume\n"
-_DEFECTS = (NotImplementedError, RecursionError)  # RuntimeErrors that no change of input mends
-# Libraries whose own exceptions speak about files and networks; matched by name so that none has to be imported here.
+_DEFECTS = (NotImplementedError, RecursionError)  # RuntimeErrors that no other input avoids
+# Libraries whose own exceptions are about files and networks; matched by name, so that none is imported here.
 _LIBRARIES = {
+    "PIL",
+    "_pickle",
     "datasets",
     "huggingface_hub",
     "httpx",
@@ -43,31 +47,33 @@ _LIBRARIES = {
     "requests",
     "safetensors",
     "safetensors_rust",
+    "yaml",
+    "zipfile",
 }
 
 
-# What a manual says of the options that come from transformers; --help_all shows the hundred others too.
-_USUAL = {
+# Options of transformers that the manual shows, with their help; --help_all shows the hundred others too.
+_SHOWN = {
     "output_dir": "Folder of the checkpoints, result.json and the card; trainer_output by default.",
     "num_train_epochs": "Epochs.",
-    "max_steps": "Steps; above 0 they take the place of the epochs.",
+    "max_steps": "Steps; above 0 they replace the epochs.",
     "per_device_train_batch_size": "Rows of a training batch, on each device.",
     "per_device_eval_batch_size": "Rows of a test batch, on each device.",
     "gradient_accumulation_steps": "Batches whose gradients make one step.",
-    "gradient_checkpointing": "Keep few activations and compute the others again: less memory, slower.",
+    "gradient_checkpointing": "Keep few activations and recompute the others: less memory, slower.",
     "learning_rate": "Learning rate, the highest where its schedule changes it.",
-    "lr_scheduler_type": "Course of the learning rate: linear, cosine, constant and others.",
+    "lr_scheduler_type": "Schedule of the learning rate: linear, cosine, constant and others.",
     "warmup_steps": "Steps in which the learning rate rises from 0.",
     "weight_decay": "Weight decay.",
-    "max_grad_norm": "Norm that gradients are cut to.",
+    "max_grad_norm": "Largest norm of the gradients; larger ones are scaled down.",
     "optim": "Optimizer: adamw_torch, sgd, adafactor and others.",
     "bf16": "Mixed precision with bfloat16.",
     "fp16": "Mixed precision with float16.",
-    "seed": "Of the sample, the order of rows, new weights, dropout and noise.",
-    "use_cpu": "Leave accelerators alone.",
+    "seed": "Seed of the sample, the order of rows, new weights, dropout and noise.",
+    "use_cpu": "Run on the CPU even where there is an accelerator.",
     "dataloader_num_workers": "Processes that prepare batches; 0 does it in the training process.",
-    "eval_strategy": "When to evaluate on the way.",
-    "save_strategy": "When to save a checkpoint, from which an interrupted run goes on.",
+    "eval_strategy": "When to evaluate during training.",
+    "save_strategy": "When to save a checkpoint, from which an interrupted run resumes.",
     "save_steps": "Steps between two checkpoints.",
     "save_total_limit": "Checkpoints kept; all by default.",
     "logging_steps": "Steps between two lines of the log.",
@@ -79,13 +85,16 @@ _USUAL = {
 }
 _MANUAL_END = """\
 A first word that ends in .yaml or .json is a file of options; those after it override it.
-Exit codes: 0 done; 1 a defect in the program; 2 something to mend, said in one line (HF_VUB_DEBUG=1 shows where);
-130 interrupted.
+Exit codes: 0 done; 1 a defect in the program; 2 an error in options, files or environment, named in one line
+(HF_VUB_DEBUG=1 shows where); 130 interrupted.
 """
 
 
 class _Manual(argparse.RawDescriptionHelpFormatter):
-    """The description as it was written; every option once, with its default where it has one."""
+    """Show the description as written, and every option once, with its default where it has one.
+
+    argparse alone shows each option under two spellings, every choice of forty optimizers, and "(default: None)".
+    """
 
     def __init__(self, prog: str, **options: Any):
         super().__init__(prog, max_help_position=34, **options)
@@ -94,7 +103,7 @@ class _Manual(argparse.RawDescriptionHelpFormatter):
         name = action.option_strings[-1 if len(action.option_strings[0]) == 2 else 0]  # --output_dir, not --output-dir
         choices = action.choices
         if choices is not None and len(list(choices)) > 5:
-            action.metavar = "NAME"  # a list of forty optimizers is no help
+            action.metavar = "NAME"
         switch = action.nargs == 0 or (action.nargs == "?" and action.const is True)
         return name if switch else f"{name} {self._format_args(action, action.dest.upper())}"
 
@@ -126,9 +135,9 @@ def parse(
         One instance per dataclass, in order.
 
     Raises:
-        SystemExit: code 2 with the usage line for an unknown or malformed option, code 0 for ``--help``, which leaves
-            out the rarer options of transformers' training arguments, and for ``--help_all``, which does not.
-        ValueError: whatever the dataclasses' own checks raise.
+        SystemExit: code 2 with the usage line for an unknown or malformed option or a number that is not finite; code 0
+            for ``--help``, which leaves out the rarer options of transformers' training arguments, and ``--help_all``.
+        ValueError: from the checks of the dataclasses.
 
     Example:
         >>> from dataclasses import dataclass
@@ -146,6 +155,9 @@ def parse(
     parser = HfArgumentParser(
         types, description=description, epilog=_MANUAL_END, formatter_class=_Manual, allow_abbrev=False
     )
+    for action in parser._actions:
+        if action.type is float:
+            action.type = _finite
     words = list(sys.argv[1:] if args is None else args)
     _shorten(parser, types, positional, everything="--help_all" in words)
     if words and not words[0].startswith("-"):
@@ -162,12 +174,12 @@ def parse(
 
 
 def command(main: Callable[P, R]) -> Callable[P, R]:
-    """Make ``main`` end with an honest exit code and, for what a user can mend, one line instead of a traceback.
+    """Make ``main`` end with the right exit code, and with one line where a user can correct the error.
 
-    ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError, MemoryError and the own exceptions of
-    the data and file libraries become ``error: ...`` on stderr and exit code 2; ``HF_VUB_DEBUG=1`` shows their
-    traceback. Everything else is a defect and keeps its traceback (exit code 1). An interrupt from the keyboard ends
-    with exit code 130.
+    ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError, MemoryError, a KeyError whose key is
+    a sentence, and the exceptions of the data and file libraries become ``error: ...`` on stderr and exit code 2;
+    ``HF_VUB_DEBUG=1`` shows their traceback. Everything else is a defect and keeps its traceback (exit code 1). An
+    interrupt from the keyboard ends with exit code 130.
     """
 
     @functools.wraps(main)
@@ -189,7 +201,7 @@ def command(main: Callable[P, R]) -> Callable[P, R]:
 
 
 def _silence_bars() -> None:
-    """No progress bars in a log file: tqdm asks whether anybody watches, some libraries that use it do not."""
+    """Turn off the progress bars of libraries that show them even where stderr is a file."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     for module, function in (
@@ -197,12 +209,12 @@ def _silence_bars() -> None:
         ("huggingface_hub.utils", "disable_progress_bars"),
         ("transformers.utils.logging", "disable_progress_bar"),
     ):
-        if module in sys.modules:  # it has read the environment already
+        if module in sys.modules:  # it read the environment before
             getattr(sys.modules[module], function)()
 
 
 def _show_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """An interrupt before or after ``main``, such as during the seconds of imports, is no reason for a traceback."""
+    """Show no traceback for an interrupt before or after ``main``, such as during the seconds of imports."""
     if issubclass(kind, KeyboardInterrupt):
         sys.stderr.write(_STOPPED)
     else:
@@ -213,27 +225,31 @@ sys.excepthook = _show_uncaught
 
 
 def _is_clear(error: Exception) -> bool:
-    """Whether the message of ``error`` speaks to the user rather than to a developer."""
+    """Tell whether the message of ``error`` is meant for a user and not for a developer."""
+    if isinstance(error, KeyError):  # a key is a developer's matter, but some libraries put a sentence there
+        return len(str(error).split()) > 4
     if any(base.__module__.partition(".")[0] in _LIBRARIES for base in type(error).__mro__):
         return True
-    return isinstance(error, _CLEAR) and not isinstance(error, _DEFECTS)
+    return isinstance(error, _CLEAR_ERRORS) and not isinstance(error, _DEFECTS)
 
 
 def _one_line(error: Exception) -> str:
-    """The message on one line, with what it leaves out."""
-    message = str(error)
+    """Return the message on one line, completed by the name of a file or the cause."""
+    message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
     if isinstance(error, OSError) and error.strerror and error.filename:
         message = f"{error.filename}: {error.strerror}"
     elif type(error).__module__.startswith("datasets") and error.__cause__ is not None:
-        # "An error occurred while generating the dataset" leaves to its cause what the error was.
+        # "An error occurred while generating the dataset" does not say which.
         message = f"{message}: {error.__cause__}"
     elif isinstance(error, (TypeError, RuntimeError)):
         message = f"{message} (HF_VUB_DEBUG=1 shows where)"
+    # A value of thousands of characters would hide the sentence around it.
+    message = re.sub(r"\S{200,}", lambda found: f"{found[0][:60]}...{found[0][-20:]}", message)
     return mask(" ".join(message.split())) or type(error).__name__
 
 
 def _shorten(parser: argparse.ArgumentParser, types: list[Any], positional: str | None, everything: bool) -> None:
-    """A usage line of one line, and a manual without what hardly anybody asks for."""
+    """Shorten the usage to one line, and hide the options of transformers that hardly anybody needs."""
     theirs = {
         name
         for kind in types
@@ -249,8 +265,19 @@ def _shorten(parser: argparse.ArgumentParser, types: list[Any], positional: str 
         if action.option_strings[0].startswith("--no_"):
             action.help = f"Turn off --{action.dest}."
         if action.dest in theirs:
-            action.help = _USUAL.get(action.dest, action.help if everything else argparse.SUPPRESS)
+            action.help = _SHOWN.get(action.dest, action.help if everything else argparse.SUPPRESS)
     parser.add_argument("--help_all", action="help", help="Show every option of transformers.TrainingArguments too.")
+
+
+def _finite(text: str) -> float:
+    """Return the number; an option that is infinite or no number would fail late, or never end."""
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"invalid float value: {text!r}") from None
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"must be a finite number, but is {text}")
+    return number
 
 
 def _set_defaults(parser: argparse.ArgumentParser, path: Path) -> None:
