@@ -83,6 +83,11 @@ _SHOWN = {
     "hub_token": "Token to push with; HF_TOKEN or `hf auth login` keep it out of the list of processes.",
     "hub_private_repo": "True makes a new repository private.",
 }
+# Options of transformers that take a mapping, of which the command line takes JSON.
+_MAPPINGS = {
+    *("accelerator_config", "fsdp_config", "deepspeed", "gradient_checkpointing_kwargs", "lr_scheduler_kwargs"),
+    *("liger_kernel_config", "parallelism_config"),
+}
 _MANUAL_END = """\
 A first word that ends in .yaml or .json is a file of options; those after it override it.
 Exit codes: 0 done; 1 a defect in the program; 2 an error in options, files or environment, named in one line
@@ -303,7 +308,29 @@ def _set_defaults(parser: argparse.ArgumentParser, path: Path) -> None:
     if unknown:
         parser.error(f"{path} holds options that do not exist: {', '.join(unknown)}")
     for name, value in values.items():
-        actions[name].required = False
-        # A number goes through the option's own conversion too: YAML reads 1e-4 as a string and 1 as no float.
-        converts = isinstance(value, (int, float)) and not isinstance(value, bool)
-        parser.set_defaults(**{name: str(value) if converts else value})
+        if value is None:  # as if it were not there
+            continue
+        action = actions[name]
+        action.required = False
+        parser.set_defaults(**{name: _converted(parser, action, value, path)})
+
+
+def _converted(parser: argparse.ArgumentParser, action: argparse.Action, value: Any, path: Path) -> Any:
+    """Return the value of an option in a file as the command line would give it, or end with a usage error.
+
+    YAML reads 1e-4 as a text and 1 as no float, and argparse converts no list: so the option's own type reads them all.
+    """
+    if isinstance(value, dict) and action.dest in _MAPPINGS:
+        return value
+    several = action.nargs in ("+", "*")
+    if isinstance(value, (list, dict)) and not several:
+        parser.error(f"{path} gives {action.dest} a {type(value).__name__}, but it takes one value")
+    found = []
+    for each in value if isinstance(value, list) else [value]:
+        if isinstance(each, (list, dict)):
+            parser.error(f"{path} gives {action.dest} a {type(each).__name__} among its values")
+        try:
+            found.append(action.type(str(each)) if callable(action.type) else str(each))
+        except (ValueError, TypeError, argparse.ArgumentTypeError):
+            parser.error(f"{path} gives {action.dest} the value {each!r}, which it cannot take")
+    return found if several else found[0]
