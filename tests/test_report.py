@@ -524,7 +524,7 @@ def test_a_comparison_has_the_baselines_as_rows():
     (table, _) = tables(results)
     assert [row[0] for row in table.rows[:3]] == ["Stock classifier", "Logistic regression", "Early-stopped MLP"]
     assert [row[0] for row in table.rows if "★" in row[0]] == ["VIB, β 10⁻³ ★", "VUB, β 10⁻³ ★"]
-    assert table.columns[:3] == ["model", "Validation NLL ↓", "Test ↑"]
+    assert table.columns[:3] == ["model", "Validation NLL ↓", "Test accuracy ↑"]
     same = grid_results.make_comparison(vanilla="logistic regression")
     assert [row[0] for row in tables(same)[0].rows[:2]] == ["Logistic regression", "Early-stopped MLP"]
 

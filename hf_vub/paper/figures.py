@@ -30,6 +30,7 @@ def figures(results: Reproduction) -> dict[str, "Figure"]:
         ImportError: matplotlib is missing; the message has the command that installs it.
     """
     images = results.examples.images
+    drawn: dict[str, Figure | None]
     with style():
         if results.kind == "comparison":
             attacks = dict.fromkeys(image.attack for image in images)

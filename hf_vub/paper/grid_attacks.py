@@ -5,6 +5,7 @@ head by head: the gradient through the backbone differs from head to head, so th
 """
 
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -126,6 +127,7 @@ class GridAttack:
             dtype=str(dtype).removeprefix("torch."),
             match_labels="number",
             output_dir=folder,
+            progress=sys.stderr.isatty(),  # the log names the rows in any case
         )
         return {name: found[slug(name)] for name in heads}
 
@@ -163,6 +165,7 @@ class GridAttack:
             seed=self.settings.seed,
             match_labels="number",
             output_dir=folder,
+            progress=sys.stderr.isatty(),
             **options,
         )
 
@@ -191,6 +194,7 @@ class GridAttack:
                 how=self.settings.how,
                 seed=self.settings.seed,
                 match_labels="number",
+                progress=False,
             )
         except ValueError as error:
             return StressCard(objective=objective, head=name, passed=None, checks=(), why=str(error))

@@ -75,7 +75,8 @@ def measure(head: nn.Module, rows: Features, run: HeadRun | None, settings: Sett
     metrics: Metrics = dict(classification_metrics(logits, rows.labels))
     if run is not None and isinstance(head, VUBHead):
         metrics |= _terms(run, settings, head, rows)
-    return metrics, Reliability.from_json(plain(reliability_bins(logits, rows.labels)))
+    bins = reliability_bins(logits, rows.labels)
+    return metrics, Reliability.from_json({name: plain(values) for name, values in bins.items()})
 
 
 def _terms(run: HeadRun, settings: Settings, head: VUBHead, rows: Features) -> dict[str, float]:
