@@ -21,6 +21,7 @@ from transformers import (
 
 from helpers import mini_wordnet
 from hf_vub import VUBForSequenceClassification
+from hf_vub.attacks import shared_heads
 from hf_vub.attacks.text import nltk_resources, recipes
 from hf_vub.attacks.text.classifier import TextClassifier, TokenFeatures
 from hf_vub.compute.contexts import seeded
@@ -350,7 +351,7 @@ def siblings(noisy, tokenizer, tmp_path):
 
 @pytest.mark.parametrize("recipe", ["deepwordbug", "pwws"])
 def test_checkpoints_on_one_backbone_are_attacked_together_as_alone(api, siblings, recipe):
-    backbone, heads = api.shared_heads(siblings)
+    backbone, heads = shared_heads(siblings)
     options = {"dataset": reviews(6), "recipe": recipe, "progress": False}
     together = api.attack_text_heads(backbone, heads, tokenizer=siblings[0], **options)
     for folder in siblings:
@@ -367,9 +368,9 @@ def test_checkpoints_on_different_backbones_are_not_attacked_together(api, noisy
     torch.nn.init.normal_(other.backbone.bert.pooler.dense.bias)
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match="different backbones: attack them one by one"):
-        api.shared_heads([siblings[0], str(tmp_path / "other")])
+        shared_heads([siblings[0], str(tmp_path / "other")])
     with pytest.raises(ValueError, match="different names"):
-        api.shared_heads([siblings[0], siblings[0]])
+        shared_heads([siblings[0], siblings[0]])
 
 
 def test_pwws_asks_the_backbone_in_full_batches(api, noisy, tokenizer, monkeypatch):
@@ -429,10 +430,10 @@ def test_a_later_run_of_shared_heads_resumes(api, siblings, tmp_path, monkeypatc
     """The random head that a stock model's backbone is wrapped with is no part of what the run is."""
     options = {"dataset": reviews(6), "tokenizer": siblings[0], "output_dir": tmp_path / "run", "progress": False}
     torch.manual_seed(1)
-    first = api.attack_text_heads(*api.shared_heads(siblings), **options)
+    first = api.attack_text_heads(*shared_heads(siblings), **options)
     torch.manual_seed(2)
     monkeypatch.setattr(api.Searcher, "attack", None)
-    again = api.attack_text_heads(*api.shared_heads(siblings), **options)
+    again = api.attack_text_heads(*shared_heads(siblings), **options)
     assert {name: timeless(result) for name, result in again.items()} == {
         name: timeless(result) for name, result in first.items()
     }
@@ -443,7 +444,7 @@ def test_siblings_that_name_their_classes_differently_are_not_attacked_together(
         config = read_json(Path(folder) / "config.json")
         write_json(Path(folder) / "config.json", {**config, "id2label": dict(enumerate(names))})
     with pytest.raises(ValueError, match="name their classes differently"):
-        api.shared_heads(siblings)
+        shared_heads(siblings)
 
 
 # Classes
@@ -597,7 +598,7 @@ def test_memory_is_bounded(victim, tokenizer):
     for start in range(0, 30, 6):
         found = classifier(reviews(30)["text"][start : start + 6])
         torch.testing.assert_close(found, expected[start : start + 6])
-    assert max(len(features._keys), len(features._rows), len(classifier._known)) <= 10
+    assert max(len(features._keys), len(features._rows), len(classifier._answers)) <= 10
 
 
 def test_a_batch_that_does_not_fit_is_halved(victim, tokenizer, monkeypatch):

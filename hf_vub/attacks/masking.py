@@ -127,48 +127,61 @@ def report_card(
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
     options = SampleOptions(dataset, num_examples, how, seed, split, image_column, label_column, match_labels)
-    record = TrainingRecord.load(model, revision)
+    attacks = _Attacks(ProjectedGradient(steps=steps), Square(steps=square_steps), budget)
+    card = _make_card(victim, options, attacks, transfer_from, tolerance, progress)
+    card = replace(card, steps={"pgd": steps, "square": square_steps}, seconds=time.perf_counter() - began)
+    if output_dir is not None:
+        card.save(Path(output_dir) / "report_card.json")
+    return card
+
+
+def _make_card(
+    victim: Victim,
+    options: SampleOptions,
+    attacks: "_Attacks",
+    transfer_from: Sequence[nn.Module | str | Path],
+    tolerance: float,
+    progress: bool,
+) -> ReportCard:
+    """Attack the examples that a classifier gets right, and return the card without its steps and time."""
+    record = TrainingRecord.load(victim.model, victim.revision)
     sample = open_sample(options, "image", [record] if record is not None else [])
     network, processor, name = victim.load("image")
     seen = sample.seen_in_training(record)
     describe(sample, progress)
     warn_if_seen(seen, sample, name)
-    attacks = _Attacks(ProjectedGradient(steps=steps), Square(steps=square_steps), budget)
     with frozen(network):
-        scorer = PixelModel(network, processor, noise)
+        scorer = PixelModel(network, processor, victim.noise)
         trial, clean_accuracy = _trial(sample, scorer, victim)
         slack = max(tolerance, 1 / len(trial.images))
         if scorer.random:
             # Two standard errors, at the most, of a difference between accuracies that are each a mean of draws.
-            slack = max(slack, math.sqrt(2 / (len(trial.images) * redraws)))
+            slack = max(slack, math.sqrt(2 / (len(trial.images) * victim.redraws)))
         siblings = [replace(victim, model=one, processor=_own(one, processor), revision=None) for one in transfer_from]
         curves, checks = _examine(trial, attacks, siblings, slack)
-    card = ReportCard(
+    return ReportCard(
         **provenance(),
         model=name,
         dataset=sample.name,
-        noise=noise,
-        seed=seed,
-        how=how,
-        epsilon=budget,
+        noise=victim.noise,
+        seed=options.seed,
+        how=options.how,
+        epsilon=attacks.budget,
         num_examples=len(sample),
         num_attacked=len(trial.images),
         clean_accuracy=clean_accuracy,
-        steps={"pgd": steps, "square": square_steps},
+        steps={},
         tolerance=slack,
         passed=all(check.passed is not False for check in checks),
         checks=tuple(checks),
         curves=curves,
-        seconds=time.perf_counter() - began,
+        seconds=0.0,
         split=sample.split,
         data_rows=sample.description,
         rows_seen_in_training=seen,
         has_training_record=seen is not None,
-        match_labels=match_labels,
+        match_labels=options.match_labels,
     )
-    if output_dir is not None:
-        card.save(Path(output_dir) / "report_card.json")
-    return card
 
 
 @dataclass(frozen=True)

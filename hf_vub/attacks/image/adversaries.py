@@ -14,22 +14,19 @@ A library only proposes an image. The budget is enforced here, and success is sc
 the declared predictor over the image that is returned.
 """
 
-import contextlib
 import math
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from fractions import Fraction
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...compute.convolutions import fast_convolutions
 from ...compute.memory import halving
 from .classifier import PixelModel
+from .libraries import foolbox, run_foolbox, run_toolbox, to_tensor, toolbox, toolbox_classifier
 
 _ROUNDING = 1e-5  # float32 pixels near 1 are 6e-8 apart; an L2 norm sums 1e5 of them
 
@@ -178,7 +175,7 @@ class FastGradient(Attack):
                     cached.append(super().value_and_grad(loss_fn, x))
                 return cached[0]
 
-        return _foolbox_run(SharedGradient(), batch)
+        return run_foolbox(SharedGradient(), *batch)
 
 
 @dataclass(frozen=True)
@@ -204,7 +201,7 @@ class ProjectedGradient(Attack):
         )
         if self.restarts > 1:
             attack = attack.repeat(self.restarts)
-        return _foolbox_run(attack, batch)
+        return run_foolbox(attack, *batch)
 
 
 @dataclass(frozen=True)
@@ -244,7 +241,7 @@ class CarliniWagner(Attack):
         attack = foolbox().attacks.L2CarliniWagnerAttack(
             **{field.name: getattr(self, field.name) for field in fields(self)}
         )
-        (best,) = _foolbox_run(attack, batch._replace(epsilons=(None,)))
+        (best,) = run_foolbox(attack, *batch._replace(epsilons=(None,)))
         # Foolbox leaves an all-zero image where it found nothing; no optimum of this attack is exactly black.
         found = best.flatten(1).any(dim=1).view(-1, *[1] * (best.ndim - 1))
         return [torch.where(found, best, batch.images)]
@@ -267,7 +264,7 @@ class AutoProjectedGradient(Attack):
     def _propose(self, batch: _Batch) -> list[Tensor]:
         evasion = toolbox()
         model, images, labels, epsilons, _ = batch
-        classifier, classes = _toolbox_classifier(model, images)
+        classifier, classes = toolbox_classifier(model, images)
         if self.loss == "difference_logits_ratio" and classes < 3:
             raise ValueError(
                 f"apgd_dlr compares the three highest logits, and this model has {classes} classes: use apgd_ce"
@@ -299,15 +296,13 @@ class AutoProjectedGradient(Attack):
         self, adversary: Any, model: PixelModel, images: Tensor, labels: Tensor, epsilon: float
     ) -> tuple[Tensor, Tensor]:
         """Return the images of one random start, and which of them are misclassified."""
-        with _silent():
-            last = adversary.generate(_array(images), labels.cpu().numpy())
+        last = run_toolbox(adversary, images, labels)
         best, misclassified = images.clone(), torch.zeros_like(labels, dtype=torch.bool)
         # The toolbox returns the last iterate; the one of highest loss is the attack's own result.
         for candidate in (last, getattr(adversary, "x_max", last)):
             if len(candidate) != len(images):
                 continue
-            pixels = torch.from_numpy(np.asarray(candidate, dtype=np.float32)).to(images.device)
-            pixels = self._within(images, pixels, epsilon)
+            pixels = self._within(images, to_tensor(candidate, images), epsilon)
             better = (model.predict(pixels) != labels) & ~misclassified
             best[~misclassified] = pixels[~misclassified]
             misclassified |= better
@@ -342,7 +337,7 @@ class Square(Attack):
                 f"square needs images larger than {images.shape[-2]}x{images.shape[-1]} pixels "
                 f"for squares of {self.initial_share:.0%} of them"
             )
-        classifier, _ = _toolbox_classifier(model, images)
+        classifier, _ = toolbox_classifier(model, images)
         proposals = []
         for epsilon in epsilons:
             adversary = evasion.SquareAttack(
@@ -353,9 +348,7 @@ class Square(Attack):
                 batch_size=len(images),
                 verbose=False,
             )
-            with _silent():
-                squares = adversary.generate(_array(images), labels.cpu().numpy())
-            proposals.append(torch.from_numpy(np.asarray(squares, dtype=np.float32)).to(images.device))
+            proposals.append(run_toolbox(adversary, images, labels))
         return proposals
 
 
@@ -418,7 +411,8 @@ def parse_epsilons(adversary: Attack, epsilons: float | str | Sequence[float | s
     numbers = set()
     for value in given:
         try:
-            number = float(Fraction(value)) if isinstance(value, str) else float(value)
+            above, _, below = str(value).partition("/")
+            number = float(above) / float(below or 1)  # a Fraction of 1e-99999999 would never end
         except (ValueError, ZeroDivisionError, TypeError) as error:
             raise ValueError(f"epsilon must be a number or a fraction such as 8/255, but is {value!r}") from error
         if not 0 < number <= (1.0 if adversary.norm == math.inf else math.inf) or math.isinf(number):
@@ -427,65 +421,3 @@ def parse_epsilons(adversary: Attack, epsilons: float | str | Sequence[float | s
     if not numbers:
         raise ValueError("epsilon is an empty list: give at least one budget, or None for the attack's own")
     return tuple(sorted(numbers))
-
-
-def foolbox() -> Any:
-    """Import foolbox; raise ImportError with the command that installs it."""
-    try:
-        import foolbox
-        import foolbox.attacks
-    except ImportError as error:
-        raise ImportError('this attack needs foolbox: pip install "hf_vub[image-attacks]"') from error
-    return foolbox
-
-
-def toolbox() -> Any:
-    """Import ``art.attacks.evasion``; raise ImportError with the command that installs it."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from art.attacks import evasion
-    except ImportError as error:
-        raise ImportError(
-            'this attack needs adversarial-robustness-toolbox: pip install "hf_vub[image-attacks]"'
-        ) from error
-    return evasion
-
-
-def _foolbox_run(attack: Any, batch: _Batch) -> list[Tensor]:
-    package = foolbox()
-    model = package.PyTorchModel(batch.model, bounds=(0, 1), device=batch.images.device)
-    criterion = package.criteria.Misclassification(batch.labels)
-    if batch.targets is not None:
-        criterion = package.criteria.TargetedMisclassification(batch.targets)
-    _, clipped, _ = attack(model, batch.images, criterion, epsilons=list(batch.epsilons))
-    return list(clipped)
-
-
-def _toolbox_classifier(model: PixelModel, images: Tensor) -> tuple[Any, int]:
-    """Return the toolbox's wrapper of a model, and its number of classes."""
-    from art.estimators.classification import PyTorchClassifier
-
-    with torch.no_grad():
-        classes = model(images[:1]).shape[1]
-    classifier = PyTorchClassifier(
-        model,
-        loss=nn.CrossEntropyLoss(),
-        input_shape=tuple(images.shape[1:]),
-        nb_classes=classes,
-        clip_values=(0.0, 1.0),
-        device_type="cpu" if images.device.type == "cpu" else "gpu",
-    )
-    return classifier, classes
-
-
-def _array(images: Tensor) -> Any:
-    return images.detach().cpu().numpy().astype(np.float32)
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Hide the toolbox's warnings about its own use of numpy."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

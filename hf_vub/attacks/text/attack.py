@@ -24,20 +24,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification
 
 from ...compute.contexts import frozen
-from ...data.labels import class_names, has_names
+from ...data.labels import class_names
 from ...data.record import TrainingRecord
 from ...metrics.intervals import share_interval, wilson_interval
 from ...metrics.robustness import attack_summary
 from ...model.loading import backbone_dtype, backbone_of
-from ...model.modeling_vub import VUBForSequenceClassification, replace_classifier
-from ...model.trust import load
 from ...runs.digests import weights_digest
-from ...runs.processes import processes
 from ...runs.schema import TextAttackResult, TextRedraws
 from ..runner import Method, Record, Target, not_skipped, run
 from ..sample import Sample, SampleOptions, open_sample
@@ -189,50 +184,6 @@ def attack_text_heads(
     rows = SampleOptions(dataset, num_examples, how, seed, split, text_column, label_column, match_labels)
     search = _Search(resolve_recipe(recipe), query_budget, max_words)
     return _attack(victim, rows, search, named, output_dir, progress)
-
-
-def shared_heads(
-    models: Sequence[str | Path], *, revision: str | None = None, trust_remote_code: bool = False
-) -> tuple[nn.Module, dict[str, nn.Module]]:
-    """Return the one backbone and the heads of checkpoints that were trained on it frozen, for `attack_text_heads`.
-
-    Args:
-        models: folders or Hub ids of our checkpoints, or of the stock classifier, whose head is its last layer.
-        revision: revision on the Hub, of all of them.
-        trust_remote_code: run code that comes with them.
-
-    Returns:
-        A model with ``features``, and the heads by the last part of the checkpoints' names. A head's ``name_or_path``
-        is its checkpoint.
-
-    Raises:
-        ValueError: two checkpoints have different backbones, number their classes differently, or have the same name.
-
-    Example:
-        >>> model, heads = shared_heads(["user/bert-imdb", "user/vib-bert-imdb"])  # doctest: +SKIP
-        >>> attack_text_heads(model, heads, "imdb", "pwws")  # doctest: +SKIP
-    """
-    names = [Path(model).name for model in models]
-    if len(set(names)) < len(names):
-        raise ValueError(f"models must have different names, but they end in {', '.join(names)}")
-    heads: dict[str, nn.Module] = {}
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code, "dtype": torch.float32}
-    shared = VUBForSequenceClassification.from_pretrained(str(models[0]), **options)
-    backbone, classes = weights_digest(shared.backbone), _classes(shared)
-    for name, model in zip(names, map(str, models), strict=True):
-        network = load(AutoModelForSequenceClassification, model, **options)
-        if _classes(network) != classes:
-            raise ValueError(f"{models[0]} and {model} name their classes differently: attack them one by one")
-        if hasattr(network, "features"):
-            head, body = network.head, network.backbone
-        else:
-            head, body = replace_classifier(network), network
-        if weights_digest(body) != backbone:
-            raise ValueError(f"{models[0]} and {model} have different backbones: attack them one by one")
-        head.name_or_path = model
-        head.training_record = TrainingRecord.load(model, revision)
-        heads[name] = head
-    return shared.to(processes().device), heads
 
 
 def wrapper(
@@ -414,12 +365,6 @@ def _count_classes(classifiers: Mapping[str, TextClassifier]) -> int:
     if count < 2:
         raise ValueError(f"the model must have at least 2 classes, but has {count}")
     return int(count)
-
-
-def _classes(network: Any) -> list[str]:
-    """Return the class names of a checkpoint in one spelling; none where it has no names."""
-    names = class_names(network.config, network.config.num_labels)
-    return [name.strip().casefold() for name in names] if has_names(names) else []
 
 
 def _summary(records: Sequence[Record], draws: int, redraws: int) -> dict[str, Any]:
