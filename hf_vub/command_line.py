@@ -83,10 +83,10 @@ _SHOWN = {
     "hub_token": "Token to push with; HF_TOKEN or `hf auth login` keep it out of the list of processes.",
     "hub_private_repo": "True makes a new repository private.",
 }
-# Options of transformers that take a mapping, of which the command line takes JSON.
-_MAPPINGS = {
+# Options of transformers that take a mapping or a list, of which the command line takes JSON or one word.
+_STRUCTURED = {
     *("accelerator_config", "fsdp_config", "deepspeed", "gradient_checkpointing_kwargs", "lr_scheduler_kwargs"),
-    *("liger_kernel_config", "parallelism_config"),
+    *("liger_kernel_config", "parallelism_config", "report_to", "fsdp", "debug"),
 }
 _MANUAL_END = """\
 A first word that ends in .yaml or .json is a file of options; those after it override it.
@@ -320,7 +320,7 @@ def _converted(parser: argparse.ArgumentParser, action: argparse.Action, value: 
 
     YAML reads 1e-4 as a text and 1 as no float, and argparse converts no list: so the option's own type reads them all.
     """
-    if isinstance(value, dict) and action.dest in _MAPPINGS:
+    if isinstance(value, (dict, list)) and action.dest in _STRUCTURED:
         return value
     several = action.nargs in ("+", "*")
     if isinstance(value, (list, dict)) and not several:
@@ -331,6 +331,8 @@ def _converted(parser: argparse.ArgumentParser, action: argparse.Action, value: 
             parser.error(f"{path} gives {action.dest} a {type(each).__name__} among its values")
         try:
             found.append(action.type(str(each)) if callable(action.type) else str(each))
-        except (ValueError, TypeError, argparse.ArgumentTypeError):
-            parser.error(f"{path} gives {action.dest} the value {each!r}, which it cannot take")
+        except argparse.ArgumentTypeError as error:
+            parser.error(f"{path}: {action.dest} {error}")
+        except (ValueError, TypeError):
+            parser.error(f"{path}: {action.dest} cannot be {each!r}")
     return found if several else found[0]

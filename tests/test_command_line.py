@@ -74,6 +74,11 @@ def test_a_file_gives_values_and_later_options_override_them(tmp_path: Path, suf
     assert isinstance(run.learning_rate, float)
 
 
+def test_a_file_gives_a_list_one_value_and_a_number_any_form(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("{dataset: 7, names: b, learning_rate: 1e-3, seed: null}")
+    assert parse(Run, args=[str(tmp_path / "run.yaml")]) == (Run("7", learning_rate=0.001, names=["b"]),)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -84,6 +89,13 @@ def test_a_file_gives_values_and_later_options_override_them(tmp_path: Path, suf
         ("a.json", None, "cannot read the options"),
         ("a.json", '{"dataset": "a", "learning_rate": 1e400}', "must be a finite number, but is inf"),
         ("a.json", "{}", "the following arguments are required: --dataset"),
+        ("a.json", '{"dataset": null}', "the following arguments are required: --dataset"),
+        ("a.json", '{"dataset": "a", "seed": [1, 2]}', "gives seed a list, but it takes one value"),
+        ("a.json", '{"dataset": "a", "seed": {"a": 1}}', "gives seed a dict, but it takes one value"),
+        ("a.json", '{"dataset": "a", "names": [["b"]]}', "gives names a list among its values"),
+        ("a.json", '{"dataset": "a", "seed": 1.5}', "seed cannot be 1.5"),
+        ("a.yaml", "{dataset: a, seed: 2020-01-01}", "seed cannot be datetime.date"),
+        ("a.yaml", "{dataset: a, fast: maybe}", "fast Truthy value expected"),
     ],
 )
 def test_a_bad_file_is_a_usage_error(

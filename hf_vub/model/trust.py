@@ -67,7 +67,9 @@ def clear_errors(name: Any, kind: str = "model") -> Iterator[None]:
         yield
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{_damaged_file(name)} is not valid JSON: {error}") from error
-    except (OSError, ImportError, ValueError, MemoryError, torch.OutOfMemoryError):
+    except (OSError, ImportError, ValueError, MemoryError, torch.OutOfMemoryError) as error:
+        if "Unrecognized model" in str(error):  # a list of the hundreds that transformers knows follows
+            raise ValueError(f"{name} holds no {kind}: it has no config.json that names a model_type") from error
         raise
     except Exception as error:
         if isinstance(error, TypeError) and "unexpected keyword" in str(error):
