@@ -1,4 +1,4 @@
-"""The posterior link and the confidence at VUB's optimum, against numerical minimisation and closed forms."""
+"""The posterior link against numerical minimisation and closed forms, and the probabilities that checkpoints report."""
 
 import math
 
@@ -8,8 +8,16 @@ import torch
 from scipy.optimize import minimize
 from scipy.special import lambertw
 
+from helpers.models import build_model, model_inputs
+from hf_vub import VUBConfig
 from hf_vub.model.information import categorical_entropy
-from hf_vub.model.objectives import optimal_confidence, posterior_probabilities
+from hf_vub.model.objectives import (
+    SOFTMAX_SHARE,
+    class_log_probabilities,
+    optimal_confidence,
+    posterior_probabilities,
+)
+from hf_vub.runs.files import read_json, write_json
 
 CLASSES, WEIGHTS = (2, 3, 10, 1000), (0.1, 0.3, 1.0, 2.0)
 
@@ -162,3 +170,94 @@ def test_a_weight_that_is_no_weight_is_refused(weight):
 def test_one_class_has_no_confidence():
     with pytest.raises(ValueError, match="num_labels is 1; a classifier needs at least 2"):
         optimal_confidence(1)
+
+
+def test_reported_probabilities_have_a_floor_in_the_order_of_the_logits():
+    logits = torch.tensor([[4.0, 0.0, -1.0], [1e4, -1e4, 0.0]], requires_grad=True)
+    assert (posterior_probabilities(logits)[:, 1:] == 0).all()
+    log_q = class_log_probabilities(logits, probabilities="posterior", temperature=2.0)
+    assert log_q.isfinite().all()
+    assert (log_q.argsort(-1) == logits.argsort(-1)).all()
+    torch.testing.assert_close(log_q.exp().sum(-1), torch.ones(2))
+    mixed = (1 - SOFTMAX_SHARE) * posterior_probabilities(logits) + SOFTMAX_SHARE * logits.softmax(-1)
+    unheated = class_log_probabilities(logits, probabilities="posterior")
+    torch.testing.assert_close(unheated.exp(), mixed)
+    log_q.square().sum().backward()
+    assert logits.grad.isfinite().all()
+
+
+def test_a_temperature_divides_the_logarithms():
+    logits = torch.randn(4, 5)
+    found = class_log_probabilities(logits, temperature=3.0)
+    torch.testing.assert_close(found, torch.log_softmax(logits / 3, -1))
+    without = class_log_probabilities(logits, probabilities="posterior", entropy_weight=0.0)
+    assert torch.equal(without, torch.log_softmax(logits, -1))
+
+
+CALIBRATED = {"probabilities": "posterior", "calibration_temperature": 1.5, "conformal_thresholds": {"0.05": 0.25}}
+
+
+@pytest.mark.parametrize("name", ["bert", "vit"])
+def test_a_calibrated_checkpoint_reports_its_probabilities_and_keeps_its_logits(name, tmp_path):
+    plain, inputs = build_model(name), model_inputs(name)
+    before = plain(**inputs)
+    torch.testing.assert_close(before.probabilities, before.logits.softmax(-1))
+    plain.config.set_calibration(**CALIBRATED)
+    plain.save_pretrained(tmp_path)
+    model = type(plain).from_pretrained(tmp_path)
+    after = model(**inputs)
+    assert {key: getattr(model.config, key) for key in CALIBRATED} == CALIBRATED
+    assert torch.equal(after.logits, before.logits)
+    expected = class_log_probabilities(before.logits, probabilities="posterior", temperature=1.5).exp()
+    torch.testing.assert_close(after.probabilities, expected)
+    assert (after.probabilities.argmax(-1) == before.logits.argmax(-1)).all()
+    asked = type(plain).from_pretrained(tmp_path, calibrated_logits=True)(**inputs)
+    torch.testing.assert_close(asked.logits.softmax(-1), expected)
+
+
+def test_calibrated_logits_leave_the_loss_alone():
+    model, inputs = build_model("bert", num_train_samples=1, **CALIBRATED), model_inputs("bert")
+    labels = torch.tensor([0, 1, 2])
+    before = model(**inputs, labels=labels)
+    model.config.calibrated_logits = True
+    after = model(**inputs, labels=labels)
+    assert torch.equal(before.loss, after.loss)
+    assert not torch.equal(before.logits, after.logits)
+
+
+@pytest.mark.parametrize("objective", ["ce", "vib"])
+def test_without_a_min_term_posterior_probabilities_are_the_softmax(objective):
+    model, inputs = build_model("bert", objective=objective, probabilities="posterior"), model_inputs("bert")
+    output = model(**inputs)
+    torch.testing.assert_close(output.probabilities, output.logits.softmax(-1))
+
+
+def test_a_checkpoint_from_before_loads_with_the_softmax(tmp_path):
+    model, inputs = build_model("bert"), model_inputs("bert")
+    model.save_pretrained(tmp_path)
+    content = read_json(tmp_path / "config.json")
+    for name in (*CALIBRATED, "calibrated_logits"):
+        del content[name]
+    write_json(tmp_path / "config.json", content)
+    found = type(model).from_pretrained(tmp_path)(**inputs)
+    assert torch.equal(found.logits, model(**inputs).logits)
+    torch.testing.assert_close(found.probabilities, found.logits.softmax(-1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"probabilities": "sigmoid"}, "probabilities is 'sigmoid'; it must be one of 'softmax', 'posterior'"),
+        ({"calibration_temperature": 0}, "calibration_temperature is 0; it must be above 0"),
+        ({"calibration_temperature": math.nan}, "calibration_temperature is nan"),
+        ({"conformal_thresholds": {"five": 0.1}}, "conformal_thresholds has 'five': 0.1"),
+        ({"conformal_thresholds": {"0.05": 2}}, "conformal_thresholds has '0.05': 2"),
+    ],
+)
+def test_an_impossible_calibration_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        VUBConfig(**options)
+
+
+def test_only_logits_reach_the_metrics_of_a_trainer():
+    assert "probabilities" in VUBConfig.keys_to_ignore_at_inference

@@ -13,6 +13,7 @@ from .trust import refuse_code
 
 # Not in pooling.py: transformers copies for remote code only the files that this one imports, not what they import.
 POOLINGS = ("auto", "stock", "cls", "mean", "last")
+PROBABILITIES = ("softmax", "posterior")
 
 
 class Objective(str, Enum):
@@ -49,6 +50,13 @@ class VUBConfig(PretrainedConfig):
         pooling: how the features of a text are made from its tokens: "stock" is the stock classifier's own way, "cls"
             the first token's last hidden state, "mean" the average and "last" the last token's. "auto" becomes "stock";
             only ``from_pretrained`` of a sentence encoder finds another (:mod:`hf_vub.model.pooling`).
+        probabilities: how ``output.probabilities`` come from the logits: "softmax", or "posterior" for the link of
+            :func:`~hf_vub.model.objectives.posterior_probabilities`; see docs/calibration.md.
+        calibration_temperature: temperature of the probabilities, above 0; ``hf_vub.uncertainty.calibrate`` fits it.
+            (transformers keeps the name ``temperature`` for text generation and refuses to save it.)
+        conformal_thresholds: least probability of a class in the prediction set, by miscoverage: {"0.05": 0.31}.
+        calibrated_logits: return the logarithms of ``probabilities`` as logits, so that code that soft-maxes them, as
+            the pipelines of transformers do, gets the calibrated probabilities. The loss never uses them.
         kwargs: fields of every configuration: ``num_labels``, ``id2label``, ``label2id``, ...
 
     Raises:
@@ -68,6 +76,7 @@ class VUBConfig(PretrainedConfig):
         "cross_entropy",
         "entropy",
         "posterior_entropy",
+        "probabilities",
         "hidden_states",
         "attentions",
     ]
@@ -85,6 +94,10 @@ class VUBConfig(PretrainedConfig):
         freeze_backbone: bool = False,
         encoder_relu: bool = False,
         pooling: str = "auto",
+        probabilities: str = "softmax",
+        calibration_temperature: float = 1.0,
+        conformal_thresholds: dict[str, float] | None = None,
+        calibrated_logits: bool = False,
         **kwargs: Any,
     ):
         refuse_misspelt(type(self).__name__, kwargs)
@@ -112,6 +125,8 @@ class VUBConfig(PretrainedConfig):
         if pooling not in POOLINGS:
             raise ValueError(f"pooling is {pooling!r}; it must be one of {', '.join(map(repr, POOLINGS))}")
         self.pooling = pooling
+        self.set_calibration(probabilities, calibration_temperature, conformal_thresholds)
+        self.calibrated_logits = bool(calibrated_logits)
         super().__init__(**kwargs)
         self.validate_problem()
 
@@ -124,6 +139,34 @@ class VUBConfig(PretrainedConfig):
     def to_diff_dict(self) -> dict[str, Any]:
         """Return the fields that differ from the defaults, or all where transformers 4 fails: without a backbone."""
         return self.to_dict() if self.backbone_config is None else super().to_diff_dict()
+
+    def set_calibration(
+        self,
+        probabilities: str = "softmax",
+        calibration_temperature: float = 1.0,
+        conformal_thresholds: dict[str, float] | None = None,
+    ) -> None:
+        """Set the three fields of the calibration; without arguments, forget it, as after any change of the weights.
+
+        Raises:
+            ValueError: for another kind of probabilities, a temperature that is not above 0, or a threshold or
+                miscoverage outside 0 to 1.
+        """
+        if probabilities not in PROBABILITIES:
+            names = ", ".join(map(repr, PROBABILITIES))
+            raise ValueError(f"probabilities is {probabilities!r}; it must be one of {names}")
+        temperature = _number("calibration_temperature", calibration_temperature)
+        if temperature == 0:
+            raise ValueError("calibration_temperature is 0; it must be above 0")
+        thresholds = None if conformal_thresholds is None else dict(conformal_thresholds)
+        for miscoverage, threshold in (thresholds or {}).items():
+            if not _is_share(miscoverage) or not _is_share(threshold):
+                raise ValueError(
+                    f"conformal_thresholds has {miscoverage!r}: {threshold!r}; it must hold probabilities by "
+                    "miscoverage, such as '0.05': 0.31"
+                )
+        self.probabilities, self.calibration_temperature = probabilities, temperature
+        self.conformal_thresholds = thresholds
 
     def validate_problem(self) -> None:
         """Raise ValueError unless this is a single-label problem of two or more classes with a possible H(Y)."""
@@ -169,6 +212,13 @@ def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
         raise ValueError(f"{name} is {value!r}; it must be a finite number of at least 0")
     return float(value)
+
+
+def _is_share(value: Any) -> bool:
+    try:
+        return 0 <= float(value) <= 1
+    except (TypeError, ValueError):
+        return False
 
 
 def _integer(name: str, value: Any, lowest: int) -> int:

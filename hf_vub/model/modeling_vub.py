@@ -27,7 +27,7 @@ from transformers.utils import ModelOutput, PushToHubMixin
 from .configuration_vub import VUBConfig, config_fields, refuse_misspelt
 from .head import Float32Linear, VUBHead
 from .information import gaussian_entropy
-from .objectives import objective_loss, objective_terms
+from .objectives import class_log_probabilities, objective_loss, objective_terms, objective_weights
 from .pooling import pool, prepare_encoder, saved_pooling, token_mask
 from .timm_processing import save_timm_image_processor
 from .trust import HUB_OPTIONS, clear_errors, read_config, require_task
@@ -45,11 +45,14 @@ class VUBOutput(ModelOutput):
 
     Attributes:
         loss: mean of the objective over the batch, in nats; only with labels.
-        logits: shape (batch, num_labels), float32.
+        logits: of the training objective, shape (batch, num_labels), float32; with ``config.calibrated_logits`` the
+            logarithms of ``probabilities`` instead.
         rate: KL divergence of the posterior from the prior, in nats, shape (batch,).
         cross_entropy: of the labels, averaged over the draws of z, in nats, shape (batch,); only with labels.
         entropy: H(c(y|z)) averaged over the draws, in nats, shape (batch,); the objective caps it at H(Y).
         posterior_entropy: differential entropy H(Z|x) in nats, shape (batch,).
+        probabilities: of the classes, as ``config.probabilities`` and ``config.calibration_temperature`` say, shape
+            (batch, num_labels), float32.
         hidden_states: of the backbone, with ``output_hidden_states=True``.
         attentions: of the backbone, with ``output_attentions=True``.
     """
@@ -60,6 +63,7 @@ class VUBOutput(ModelOutput):
     cross_entropy: Tensor | None = None
     entropy: Tensor | None = None
     posterior_entropy: Tensor | None = None
+    probabilities: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
@@ -367,16 +371,33 @@ class VUBPreTrainedModel(PreTrainedModel):
                 label_entropy=self.config.entropy_cap,
                 entropy_weight=self.config.entropy_weight,
             ).mean()
+        log_probabilities = self.class_log_probabilities(head.logits)
         output = VUBOutput(
             loss=loss,
-            logits=head.logits,
+            logits=log_probabilities if self.config.calibrated_logits else head.logits,
             rate=terms.rate,
             cross_entropy=terms.cross_entropy,
             entropy=terms.entropy,
             posterior_entropy=gaussian_entropy(head.scale),
+            probabilities=log_probabilities.exp(),
             **states,
         )
         return output.to_tuple() if return_dict is False else output
+
+    def class_log_probabilities(self, logits: Tensor) -> Tensor:
+        """Return the logarithms of the probabilities that this model reports, shape (..., num_labels).
+
+        Args:
+            logits: training logits, as the head gives them, shape (..., num_labels).
+        """
+        config = self.config
+        return class_log_probabilities(
+            logits,
+            probabilities=config.probabilities,
+            temperature=config.calibration_temperature,
+            entropy_weight=objective_weights(config.objective, config.beta, config.entropy_weight)[1],
+            label_entropy=config.entropy_cap,
+        )
 
     def _checked(self, labels: Tensor | None, logits: Tensor) -> Tensor | None:
         """Return the labels on the logits' device; check their range on a CPU, where that costs nothing."""

@@ -28,6 +28,9 @@ from torch import Tensor
 from .configuration_vub import Objective
 from .information import at_least_float32, categorical_entropy, cross_entropy, gaussian_rate
 
+SOFTMAX_SHARE = 0.01
+"""Share of the softmax in the probabilities that :func:`class_log_probabilities` reports for the posterior link."""
+
 
 class Terms(NamedTuple):
     """The terms of every objective, per sample and in nats, each of shape (..., batch).
@@ -161,6 +164,39 @@ def posterior_probabilities(logits: Tensor, entropy_weight: float = 1.0, label_e
     # Adding 0 makes 0 of a -0.0, which 0 times a negative factor is.
     q = (p * (1.0 + weight * (log_p + entropy))).clamp_min(0.0) + 0.0
     return q / q.sum(-1, keepdim=True)
+
+
+def class_log_probabilities(
+    logits: Tensor,
+    *,
+    probabilities: str = "softmax",
+    temperature: float = 1.0,
+    entropy_weight: float = 1.0,
+    label_entropy: float | None = None,
+) -> Tensor:
+    r"""Return the logarithms of the class probabilities that a checkpoint reports.
+
+    .. math:: \log\mathrm{softmax}\bigl(\tfrac1T\log q'\bigr), \quad q' = (1-\lambda)\,q + \lambda\,p
+
+    with p = softmax(logits), q = p for "softmax" and the posterior link of p for "posterior". The share
+    :math:`\lambda` (`SOFTMAX_SHARE`) keeps a class that the link gives probability 0 possible, in the order of the
+    logits, so that the negative log-likelihood is finite and a temperature can be fitted.
+
+    Args:
+        logits: finite, shape (..., classes).
+        probabilities: "softmax" or "posterior".
+        temperature: T, above 0.
+        entropy_weight, label_entropy: of the training, see :func:`posterior_probabilities`.
+
+    Returns:
+        Log-probabilities, shape (..., classes), float32 or float64.
+    """
+    log_p = F.log_softmax(at_least_float32(logits), dim=-1)
+    if probabilities == "posterior" and entropy_weight > 0:
+        q = posterior_probabilities(logits, entropy_weight, label_entropy)
+        log_q = (q * (1.0 - SOFTMAX_SHARE)).clamp_min(torch.finfo(q.dtype).tiny).log()
+        log_p = torch.logaddexp(log_q, log_p + math.log(SOFTMAX_SHARE))
+    return log_p if temperature == 1.0 else F.log_softmax(log_p / temperature, dim=-1)
 
 
 def optimal_confidence(num_labels: int, entropy_weight: float = 1.0) -> float:
