@@ -604,6 +604,7 @@ def test_images_of_another_size_are_skipped_where_nothing_resizes_them():
         ({"attack": "fgs", "target": 1}, "FastGradient has no targeted form; those that have: cw, pgd_linf, pgd_l2"),
         ({"attack": "cw", "epsilon": 0.1}, "takes no epsilon"),
         ({"epsilon": 1.5}, "epsilon must be above 0"),
+        ({"epsilon": "1e-99999999"}, "epsilon must be above 0"),
         ({"epsilon": [0.1, "8/0"]}, "a fraction such as 8/255, but is '8/0'"),
         ({"epsilon": []}, "epsilon is an empty list"),
         ({"attack": "fgs", "steps": 3}, "steps=3 does not fit fgs"),

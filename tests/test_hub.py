@@ -266,12 +266,14 @@ def test_weights_go_through_xet_and_back(xet, online, folder, tmp_path):
 
 
 def said_of_push(online, folder, repository, error):
-    """What a push of the model in ``text`` says where it ends in that error; nothing where it does not."""
+    """Return what a push of the model in ``text`` says where it ends in that error; nothing where it does not."""
     return online.run(
         f"""
         from hf_vub import VUBForSequenceClassification
+        from hf_vub.runs.pushing import report_failed_push
         try:
-            VUBForSequenceClassification.from_pretrained("text").push_to_hub("{repository}")
+            with report_failed_push("{repository}"):
+                VUBForSequenceClassification.from_pretrained("text").push_to_hub("{repository}")
         except {error.__name__} as error:
             print(error)
         """,
@@ -353,9 +355,11 @@ def test_a_push_that_dies_says_what_the_hub_holds(pushed, online, folder, name, 
     said = online.run(
         f"""
         from hf_vub import VUBForSequenceClassification
+        from hf_vub.runs.pushing import report_failed_push
         model = VUBForSequenceClassification.from_pretrained("text", beta=0.25)
         try:
-            model.push_to_hub({name!r}, commit_message="dies")
+            with report_failed_push({name!r}):
+                model.push_to_hub({name!r}, commit_message="dies")
         except OSError as error:
             print(error)
         """,
