@@ -1,3 +1,4 @@
+from .calibration import Estimate, calibration_metrics, classwise_calibration_error
 from .classification import (
     accuracy,
     brier_score,
@@ -23,11 +24,14 @@ from .robustness import (
 )
 
 __all__ = [
+    "Estimate",
     "accuracy",
     "attack_summary",
     "bootstrap_interval",
     "brier_score",
+    "calibration_metrics",
     "classification_metrics",
+    "classwise_calibration_error",
     "cliffs_delta",
     "cohens_dz",
     "expected_calibration_error",

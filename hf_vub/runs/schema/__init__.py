@@ -29,6 +29,7 @@ from .attacks import (
     TextRedraws,
 )
 from .benchmark import Benchmark, BenchmarkEntry, Curve, Limit, Limits, Machine, Spread, TextCounts
+from .calibration import Abstention, Calibration, CalibrationMeasurement, CalibrationMetrics, Interval
 from .part import Part
 from .reproduction import (
     BaselineResult,
@@ -52,12 +53,16 @@ from .result import Metrics, Result, split_metrics
 from .training import Quickstart, TrainResult
 
 __all__ = [
+    "Abstention",
     "AttackResult",
     "AttackSummary",
     "BaselineResult",
     "Benchmark",
     "BenchmarkEntry",
     "BudgetResult",
+    "Calibration",
+    "CalibrationMeasurement",
+    "CalibrationMetrics",
     "Check",
     "Choice",
     "ClaimVerdict",
@@ -69,6 +74,7 @@ __all__ = [
     "ImageAttackResult",
     "ImageExample",
     "ImageRedraws",
+    "Interval",
     "Limit",
     "Limits",
     "Machine",
@@ -104,6 +110,7 @@ _KINDS: dict[str, type[Result] | type[Quickstart]] = {
     "reproduction": Reproduction,
     "comparison": Reproduction,
     "benchmark": Benchmark,
+    "calibration": Calibration,
     "quickstart": Quickstart,
 }
 
