@@ -228,7 +228,7 @@ def test_a_frozen_stock_classifier_on_features_is_the_live_one(reviews, tmp_path
 def test_a_frozen_run_says_the_defaults_it_chose(reviews, tmp_path):
     training = VUBTrainingArguments(str(tmp_path / "run"), report_to=[], use_cpu=True, save_strategy="no")
     result = run_text(reviews, tmp_path / "run", training, freeze_backbone=True)
-    assert (result.learning_rate, result.epochs, result.batch_size) == (1e-3, 30, 32)
+    assert (result.learning_rate, result.epochs, result.batch_size) == (1e-3, 20, 32)
 
 
 SAVING = {"save_strategy": "steps", "save_steps": 5}

@@ -385,7 +385,7 @@ def test_a_head_gets_defaults_of_its_own(tmp_path):
         return run.args.learning_rate, run.args.num_train_epochs, len(batch["labels"])
 
     assert made(False) == (5e-5, 3, 8)
-    assert made(True) == (1e-3, 30, 32)
+    assert made(True) == (1e-3, 20, 32)
     assert made(True, learning_rate=5e-5, num_train_epochs=3, per_device_train_batch_size=8) == (5e-5, 3, 8)
     assert made(True, num_train_epochs=2) == (1e-3, 2, 32)
 

@@ -4,7 +4,6 @@ import logging
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from transformers import TrainingArguments
@@ -33,13 +32,13 @@ _CONTENT = {
 """Digests among the settings, and what it means that one changed."""
 
 
-def decisive_arguments(args: TrainingArguments) -> dict[str, Any]:
+def decisive_arguments(args: TrainingArguments) -> dict[str, object]:
     """Return the training arguments that change the trained weights, by name, as JSON holds them."""
     values = {**args.to_dict(), "world_size": args.world_size}
     return {name: values[name] for name in _DECISIVE if name in values}
 
 
-def resume_point(output: str | Path, wanted: str | None, settings: Mapping[str, Any]) -> Path | None:
+def resume_point(output: str | Path, wanted: str | None, settings: Mapping[str, object]) -> Path | None:
     """Return the checkpoint from which a run goes on, or None for a fresh start.
 
     Args:
@@ -61,7 +60,7 @@ def resume_point(output: str | Path, wanted: str | None, settings: Mapping[str, 
     return checkpoint
 
 
-def check_settings(checkpoint: Path, settings: Mapping[str, Any]) -> None:
+def check_settings(checkpoint: Path, settings: Mapping[str, object]) -> None:
     """Raise ValueError where the run that left a checkpoint had other settings, data or base model.
 
     Args:

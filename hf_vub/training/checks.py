@@ -1,16 +1,15 @@
 """What a trainer of VUB classifiers refuses before any work: models, arguments and data sets that cannot be trained."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sized
 
-from datasets import IterableDataset
+from datasets import Dataset
 
 from ..data.splits import check_labels
 from ..model.configuration_vub import VUBConfig
 from .arguments import VUBTrainingArguments
 
 
-def check_model(model: Any) -> None:
+def check_model(model: object) -> None:
     """Raise TypeError for a model without the terms of the objective."""
     if getattr(getattr(model, "config", None), "model_type", None) != VUBConfig.model_type:
         raise TypeError(
@@ -19,7 +18,7 @@ def check_model(model: Any) -> None:
         )
 
 
-def check_arguments(args: Any, compute_loss_func: Any) -> None:
+def check_arguments(args: object, compute_loss_func: object) -> None:
     """Refuse arguments of another kind, and those that would bypass the objective or its metrics."""
     if not isinstance(args, VUBTrainingArguments):
         raise TypeError(f"args is a {type(args).__name__}; VUBTrainer takes VUBTrainingArguments")
@@ -33,14 +32,13 @@ def check_arguments(args: Any, compute_loss_func: Any) -> None:
         raise ValueError("batch_eval_metrics is True; calibration and bounds need all rows at once, leave it off")
 
 
-def check_datasets(named: Iterable[tuple[str, Any]], num_labels: int | None) -> None:
+def check_datasets(named: Iterable[tuple[str, object]], num_labels: int | None) -> None:
     """Refuse data sets without rows, and with labels that are no class of the model; None leaves the labels."""
     for name, dataset in named:
-        if hasattr(dataset, "__len__") and len(dataset) == 0:
+        if isinstance(dataset, Sized) and len(dataset) == 0:
             raise ValueError(f"{name} is empty; training and evaluation need at least one example")
         labelled = {"label", "labels"} & set(getattr(dataset, "column_names", None) or ())
-        # Of a stream, the model checks every batch.
-        if num_labels is not None and labelled and not isinstance(dataset, IterableDataset):
+        if num_labels is not None and labelled and isinstance(dataset, Dataset):  # the model checks other batches
             try:
                 check_labels(dataset, num_labels)
             except ValueError as error:
@@ -54,7 +52,7 @@ def check_best_metric(args: VUBTrainingArguments, metrics: Mapping[str, float]) 
         raise ValueError(f"metric_for_best_model is {wanted!r}; it must be one of loss, {', '.join(metrics)}")
 
 
-def named_datasets(train: Any, evaluation: Any) -> list[tuple[str, Any]]:
+def named_datasets(train: object, evaluation: object) -> list[tuple[str, object]]:
     """Return the data sets of a Trainer with their names, each of several evaluation sets apart."""
     several = evaluation if isinstance(evaluation, dict) else {}
     single = None if several else evaluation

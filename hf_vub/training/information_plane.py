@@ -2,13 +2,13 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from ..model.configuration_vub import VUBConfig
@@ -79,39 +79,57 @@ class InformationPlane(TrainerCallback, ExportableState):
             "information_y": 1.0 / max(means["cross_entropy"], 1e-12),
         }
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Restore the sums of a resumed run, and drop the lines of epochs that it will repeat."""
-        saved = (state.stateful_callbacks or {}).get(type(self).__name__, {}) if state.global_step else {}
-        saved = saved.get("attributes", {})
+        callbacks: Any = state.stateful_callbacks or {}  # transformers calls it a list
+        saved = callbacks.get(type(self).__name__, {}).get("attributes", {}) if state.global_step else {}
         self.window, self.epoch = (
             torch.tensor(saved[name], dtype=torch.float64, device=args.device) if saved.get(name) else None
             for name in ("window", "epoch")
         )
-        if args.information_plane and state.is_world_process_zero and self._path(args).exists():
+        if _wanted(args) and state.is_world_process_zero and self._path(args).exists():
             self._write(args, [line for line in read_records(self._path(args)) if line["step"] <= state.global_step])
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Postpone an evaluation or a checkpoint that is due at the last step of an epoch."""
-        if float(state.epoch).is_integer():
+        if float(state.epoch or 0).is_integer():
             self.due = [name for name in ("should_evaluate", "should_save") if getattr(control, name)]
             for name in self.due:
                 setattr(control, name, False)
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_epoch_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **kwargs: object,
+    ) -> None:
         """Write the line of this epoch, and do what was postponed."""
         for name in self.due:
             setattr(control, name, True)
         means, self.epoch, self.due = self._means(self.epoch), None, []
-        if means and "model" in kwargs:
-            self._warn_of_collapse(means, kwargs["model"].config)
-        if means and args.information_plane and state.is_world_process_zero:
-            line = {"epoch": round(state.epoch), "step": state.global_step, **self._point(means), "held_out": None}
+        if means and model is not None:
+            self._warn_of_collapse(means, model.config)
+        if means and _wanted(args) and state.is_world_process_zero:
+            line = {"epoch": round(state.epoch or 0), "step": state.global_step, **self._point(means), "held_out": None}
             self._write(args, [*read_records(self._path(args)), line])
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: Mapping[str, float] | None = None,
+        **kwargs: object,
+    ) -> None:
         """Add the held-out values to the line of this epoch."""
-        metrics = kwargs["metrics"]
-        if not (args.information_plane and state.is_world_process_zero and self._path(args).exists()):
+        metrics = metrics or {}
+        if not (_wanted(args) and state.is_world_process_zero and self._path(args).exists()):
             return
         lines = list(read_records(self._path(args)))
         held_out = {name: metrics[f"eval_{name}"] for name in TERMS if f"eval_{name}" in metrics}
@@ -127,8 +145,13 @@ class InformationPlane(TrainerCallback, ExportableState):
             "attributes": {name: None if value is None else value.tolist() for name, value in sums.items()},
         }
 
-    def _path(self, args: Any) -> Path:
-        return Path(args.output_dir) / "information_plane.jsonl"
+    def _path(self, args: TrainingArguments) -> Path:
+        return Path(str(args.output_dir)) / "information_plane.jsonl"
 
-    def _write(self, args: Any, lines: list[dict[str, Any]]) -> None:
+    def _write(self, args: TrainingArguments, lines: list[dict[str, Any]]) -> None:
         write_text(self._path(args), "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _wanted(args: TrainingArguments) -> bool:
+    """Return whether the file is written: plain training arguments do not say so."""
+    return bool(getattr(args, "information_plane", False))

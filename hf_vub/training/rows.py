@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 import numpy as np
 from huggingface_hub import constants
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import DataCollatorWithPadding, PreTrainedModel, default_data_collator
@@ -105,7 +106,7 @@ def prepare_rows(
     return rows, default_data_collator
 
 
-def record_of(train: Any, selected: Any = None) -> TrainingRecord | None:
+def record_of(train: object, selected: object = None) -> TrainingRecord | None:
     """Return the record of the rows of a Trainer's data sets, or None where they have no texts or images any more.
 
     Args:
@@ -126,7 +127,7 @@ def record_of(train: Any, selected: Any = None) -> TrainingRecord | None:
     )
 
 
-def hub_name(dataset: Any) -> str | None:
+def hub_name(dataset: object) -> str | None:
     """Return the Hub name of a data set that was loaded from there, else None."""
     files = getattr(getattr(getattr(dataset, "source", dataset), "info", None), "download_checksums", None) or {}
     first = str(next(iter(files), ""))
@@ -158,7 +159,7 @@ def _extract(
     return FeatureRows(features.features, features.labels, dataset)
 
 
-def _digests_of(dataset: Any) -> np.ndarray[Any, np.dtype[np.int64]] | None:
+def _digests_of(dataset: object) -> NDArray[np.int64] | None:
     """Return the sorted row digests of a data set with a column of texts or images, else None."""
     rows = dataset.source if isinstance(dataset, FeatureRows) else dataset
     rows = rows.dataset if isinstance(rows, AugmentedImages) else rows

@@ -2,15 +2,16 @@
 
 import difflib
 import inspect
-import pickle
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback, TrainerState
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import TrainOutput
 
@@ -77,7 +78,7 @@ class WatchedTrainer(Trainer):
                 return TrainOutput(state.global_step, float("nan"), {})
         try:
             output: TrainOutput = super().train(None if checkpoint is None else str(checkpoint), *args, **kwargs)
-        except pickle.UnpicklingError as error:
+        except UnpicklingError as error:
             raise ValueError(f"{checkpoint} has a file that does not hold tensors only; delete {checkpoint}") from error
         self.model.training_record = self._record
         return output
@@ -87,7 +88,7 @@ class WatchedTrainer(Trainer):
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
         return int(Path(best).name.rpartition("-")[2]) if best else None
 
-    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+    def training_step(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Compute the loss and the gradients of one batch."""
         step, batches = self._batches
         self._batches = (self.state.global_step, batches + 1 if step == self.state.global_step else 1)
@@ -112,7 +113,7 @@ class WatchedTrainer(Trainer):
             return _EpochLengthGroupedSampler(sampler.batch_size, sampler.lengths, seed)
         return sampler
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if hasattr(self.model, "active_peft_config"):
             save_base(self.model, Path(str(self.args.output_dir)) / "base")
         super()._save(output_dir, state_dict)
@@ -129,7 +130,7 @@ class WatchedTrainer(Trainer):
                 )
         super()._save_checkpoint(*args, **kwargs)
 
-    def _diagnosis(self, inputs: dict[str, Any], loss: float) -> str:
+    def _diagnosis(self, inputs: dict[str, Tensor], loss: float) -> str:
         """Say which term of which rows made the loss what it is, and what to do."""
         rows = self._rows_of_batch(inputs)
         about = f"the loss is {loss} at step {self.state.global_step + 1}"
@@ -142,7 +143,7 @@ class WatchedTrainer(Trainer):
         batch = f"rows {_listed(rows)} of train_dataset" if rows else "unknown rows"
         return f"{about} in a batch of {batch}; {self._last_good()}; try a smaller learning rate or beta, or those rows"
 
-    def _rows_of_batch(self, inputs: dict[str, Any]) -> list[int]:
+    def _rows_of_batch(self, inputs: dict[str, Tensor]) -> list[int]:
         """Return the numbers in ``train_dataset`` of a batch's rows, found by going through the sampler again.
 
         It names the one bad row of a large data set, which nobody else would find. Empty for streams, and for samplers
@@ -180,21 +181,28 @@ class _EpochLengthGroupedSampler(LengthGroupedSampler):
         """Choose the epoch whose order comes next; Accelerate calls this."""
         self.epoch = epoch
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[int]:
         self.generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        return super().__iter__()
+        return iter(super().__iter__())
 
 
 class _DatasetEpoch(TrainerCallback):
     """Tell a data set that draws by epoch, such as ``AugmentedImages``, which epoch begins."""
 
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
+    def on_epoch_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: object = None,
+        **kwargs: object,
+    ) -> None:
         dataset: Any = getattr(train_dataloader, "dataset", None)
         if hasattr(dataset, "set_epoch"):
             dataset.set_epoch(int((state.epoch or 0.0) + 1e-6))
 
 
-def _check_keywords(trainer: str, keywords: dict[str, Any]) -> None:
+def _check_keywords(trainer: str, keywords: Iterable[str]) -> None:
     """Raise TypeError for a keyword that no ``Trainer`` takes, with the one that was probably meant."""
     known = list(inspect.signature(Trainer.__init__).parameters)[1:]
     for name in keywords:

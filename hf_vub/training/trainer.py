@@ -3,14 +3,18 @@
 import logging
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import datasets
 import numpy as np
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Dataset
 from transformers import EvalPrediction
+from transformers.trainer_utils import TrainOutput
 
 from ..data.record import RECORD_FILE
 from ..metrics.classification import classification_metrics
@@ -28,7 +32,9 @@ from .schedules import PaperDecay, scheduled_beta
 
 logger = logging.getLogger(__name__)
 
-Evaluation = tuple[int, dict[str, float], Any]
+Data: TypeAlias = Dataset[Any] | datasets.Dataset | datasets.IterableDataset
+LogitsFunction: TypeAlias = Callable[[Any, Tensor], Any]
+Evaluation = tuple[int, dict[str, float], object]
 """Step of the evaluated weights, metrics, and the data set they are of."""
 
 
@@ -79,10 +85,10 @@ class VUBTrainer(WatchedTrainer):
         model: Any = None,
         args: VUBTrainingArguments | None = None,
         *,
-        train_dataset: Any = None,
-        eval_dataset: Any = None,
+        train_dataset: Data | None = None,
+        eval_dataset: Data | dict[str, Data] | None = None,
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
-        preprocess_logits_for_metrics: Callable[[Any, Any], Any] | None = None,
+        preprocess_logits_for_metrics: LogitsFunction | None = None,
         **kwargs: Any,
     ):
         args = VUBTrainingArguments() if args is None else args
@@ -115,6 +121,11 @@ class VUBTrainer(WatchedTrainer):
         self._plane = InformationPlane(_head_of(self.model).latent_size, reduce=self.accelerator.reduce)
         self.add_callback(self._plane)
 
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train as :class:`WatchedTrainer` does."""
+        self._evaluation = None  # of other weights
+        return super().train(*args, **kwargs)
+
     def call_model_init(self, trial: Any = None) -> Any:
         """Make the model of a training or trial, which must be a VUB classifier."""
         model = super().call_model_init(trial)
@@ -138,10 +149,10 @@ class VUBTrainer(WatchedTrainer):
 
     def compute_loss(
         self,
-        model: Any,
-        inputs: dict[str, Any],
+        model: nn.Module,
+        inputs: dict[str, Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: Any = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Return the mean of the objective over the batch, in nats."""
         outputs = model(**inputs)
@@ -194,7 +205,7 @@ class VUBTrainer(WatchedTrainer):
         metric_key_prefix: str = "eval",
     ) -> Any:
         """Run the loop of ``Trainer`` with the terms gathered next to the logits; predictions are the logits alone."""
-        ignored = {"hidden_states", "attentions", *(ignore_keys or [])} - set(TERMS)
+        ignored = {"hidden_states", "attentions", "probabilities", *(ignore_keys or [])} - set(TERMS)
         output = super().evaluation_loop(
             dataloader, description, prediction_loss_only, sorted(ignored), metric_key_prefix
         )
@@ -204,7 +215,7 @@ class VUBTrainer(WatchedTrainer):
 
     def evaluate(
         self,
-        eval_dataset: Any = None,
+        eval_dataset: Data | dict[str, Data] | None = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
@@ -288,7 +299,7 @@ class VUBTrainer(WatchedTrainer):
             metrics=plain_metrics(metrics, "eval_"),
         )
 
-    def _metrics_of_weights(self) -> tuple[dict[str, float], Any]:
+    def _metrics_of_weights(self) -> tuple[dict[str, float], object]:
         """Return the metrics of the weights that the model has now, and the data set they are of."""
         step = self.state.global_step
         if self._evaluation is None or self._evaluation[0] != step:
@@ -322,10 +333,10 @@ class VUBTrainer(WatchedTrainer):
 class _OnLogits:
     """Apply a user's ``preprocess_logits_for_metrics`` to the logits, and pass the gathered terms on."""
 
-    def __init__(self, function: Callable[[Any, Any], Any]):
+    def __init__(self, function: LogitsFunction):
         self.function = function
 
-    def __call__(self, outputs: Any, labels: Any) -> Any:
+    def __call__(self, outputs: tuple[Tensor, ...], labels: Tensor) -> tuple[Tensor, ...]:
         return (self.function(outputs[0], labels), *outputs[1:])
 
 
@@ -334,11 +345,11 @@ def _head_of(model: Any) -> Any:
     return next(module for module in model.modules() if hasattr(module, "latent_size"))
 
 
-def _rows(dataset: Any) -> int | None:
-    return len(dataset) if hasattr(dataset, "__len__") and not isinstance(dataset, dict) else None
+def _rows(dataset: object) -> int | None:
+    return len(dataset) if isinstance(dataset, Sized) and not isinstance(dataset, dict) else None
 
 
-def _counted(dataset: Any) -> str:
+def _counted(dataset: object) -> str:
     rows = _rows(dataset)
     return "no rows" if dataset is None else "a stream" if rows is None else f"{rows:,} rows"
 
