@@ -1,4 +1,4 @@
-"""Batches that do not fit into memory: halve them and go on."""
+"""Batches that do not fit into memory: halve them and continue."""
 
 import logging
 from collections.abc import Callable

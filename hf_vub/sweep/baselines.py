@@ -148,7 +148,7 @@ def logistic_regression(
         for layers in zip(*paths, strict=True)
     ]
     targets = torch.cat([part.validation_labels for part in parts])
-    losses = [negative_log_likelihood(own, targets) for own in logits]
+    losses = [negative_log_likelihood(scores, targets) for scores in logits]
     best = int(np.argmin(losses))
     if best in (0, len(grid) - 1) and losses[best] < min(losses[1:-1], default=-math.inf) - 1e-3:
         logger.warning("C=%g, an end of the grid, has the lowest validation NLL; try a wider grid", grid[best])
@@ -177,7 +177,7 @@ def early_stopped_mlp(
     learning_rate: float = 3e-4,
     batch_size: int = 256,
     patience: int = 5,
-    max_epochs: int = 100,
+    max_epochs: int = 50,
     seed: int = 0,
 ) -> Baseline:
     """Train a two-layer MLP with cross-entropy, dropout, weight decay and early stopping.
