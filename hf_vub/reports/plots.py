@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runs.files import replacing
-from ..runs.schema import ImageExample
+from ..runs.schema import CalibrationMeasurement, ImageExample
 from .tables import budget_name
 
 if TYPE_CHECKING:
@@ -124,6 +124,39 @@ def adversarial_images(panels: Mapping[str, Sequence[ImageExample]]) -> "Figure"
                 _draw_row(grid[2 * place + 1], "perturbation,\nmagnified", found, "perturbation", factors)
                 title = "adversarial" + ("" if epsilon is None else f"\nε = {budget_name(epsilon)}")
                 _draw_row(grid[2 * place + 2], title, found, "adversarial", list(map(_prediction_label, found)))
+    return figure
+
+
+def reliability_diagram(measurement: CalibrationMeasurement) -> "Figure":
+    """Plot accuracy over confidence before and after a calibration, and how confidence is spread.
+
+    Bins with less than a thousandth of the rows are left out above and stay below.
+
+    Raises:
+        ImportError: matplotlib is missing; the message has the command that installs it.
+    """
+    with style():
+        figure = new_figure(3.6, 4.2)
+        axes, below = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
+        axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--", label="perfect")
+        for name, metrics, colour, marker in (
+            ("before", measurement.before, "#E69F00", "s"),
+            ("after", measurement.after, "#0072B2", "o"),
+        ):
+            bins, line = metrics.reliability, {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1.2}
+            count = np.array(bins.count, dtype=float)
+            shown = count >= max(0.001 * count.sum(), 1)
+            confidence, accuracy = (np.array(each, dtype=float)[shown] for each in (bins.confidence, bins.accuracy))
+            axes.plot(confidence, accuracy, label=f"{name} (ECE {metrics.ece.value:.3f})", **line)
+            middles = (np.array(bins.lower) + np.array(bins.upper)) / 2
+            below.plot(middles[count > 0], count[count > 0] / count.sum(), **line)
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_ylabel("accuracy")
+        axes.legend(loc="best")
+        below.set_ylim(bottom=0)
+        below.set_ylabel("share of rows")
+        below.set_xlabel("confidence")
     return figure
 
 

@@ -1,8 +1,9 @@
 """Probabilities one can use: temperature, conformal sets, abstention, and scores for unfamiliar inputs.
 
-Start with ``temperature`` (calibration on held-out rows), then ``conformal`` (sets with a coverage guarantee),
-``selective`` (risk against coverage) and ``ood`` (which inputs are unlike the training data). Pure functions of arrays:
-this wing trains nothing and attacks nothing.
+Start with the pure functions of arrays: ``temperature`` (calibration on held-out rows), ``conformal`` (sets with a
+coverage guarantee), ``selective`` (risk against coverage) and ``ood`` (which inputs are unlike the training data). Then
+``calibration`` applies the first two to a checkpoint: ``held_out`` chooses the rows, ``measurement`` compares before
+and after, ``checkpoint`` stores the result and ``pipelines`` answers with it. This wing trains and attacks nothing.
 """
 
 import lazy_loader

@@ -1,5 +1,7 @@
+from .calibration import calibrate
 from .conformal import ConformalThreshold, conformal_threshold, prediction_sets
 from .ood import Detection, detection_metrics, feature_distances, ood_scores
+from .pipelines import classifier_pipeline
 from .selective import RiskCoverage, risk_coverage
 from .temperature import fit_temperature
 
@@ -7,6 +9,8 @@ __all__ = [
     "ConformalThreshold",
     "Detection",
     "RiskCoverage",
+    "calibrate",
+    "classifier_pipeline",
     "conformal_threshold",
     "detection_metrics",
     "feature_distances",
