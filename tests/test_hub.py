@@ -22,7 +22,8 @@ from helpers.xet_store import chunks
 from hf_vub import VUBConfig, VUBForSequenceClassification
 from hf_vub.attacks import attack_image
 from hf_vub.data import synthetic
-from hf_vub.runs.files import read_json, write_json
+from hf_vub.runs.files import read_json
+from hf_vub.runs.schema import TrainResult
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = {"configuration_vub.py", "head.py", "information.py", "modeling_vub.py", "objectives.py", "pooling.py"}
@@ -172,8 +173,8 @@ def check_arrived(files, name, task, code=CODE):
     )
     assert result["model"] == name
     assert name in text
-    assert "| Their names | " in text
-    assert ("### Course of training" in text) == bool(code)
+    assert "| Class names | " in text
+    assert ("### By epoch" in text) == bool(code)
     assert (result["lr_schedule"], result["beta_schedule"]) == ("linear", "constant" if code else None)
 
 
@@ -447,15 +448,10 @@ def test_the_image_attack_script_takes_hub_ids(pushed, online, folder):
 
 def test_an_attack_in_the_folder_of_a_checkpoint_refreshes_its_card(folder):
     checkpoint = folder / "image"
-    about = {
-        "kind": "train",
-        "task": "image",
-        "model": "user/image",
-        "base_model": "timm/resnet10t",
-        "objective": "vub",
-    }
-    about |= {"dataset": "digits", "metrics": {"accuracy": 0.1}, "card": {"license": "mit", "tags": ["tiny"]}}
-    write_json(checkpoint / "result.json", about)
+    about = {"task": "image", "model": "user/image", "base_model": "timm/resnet10t", "objective": "vub"}
+    about |= {"dataset": "digits", "num_train": 1, "num_test": 1, "num_labels": 10, "metrics": {"accuracy": 0.1}}
+    about |= {"versions": {}, "command": "", "commit": None}
+    TrainResult(**about, card={"license": "mit", "tags": ["tiny"]}).save(checkpoint / "result.json")
     options = {"num_examples": 20, "epsilon": ["1/255", "8/255"], "progress": False}
     found = attack_image(checkpoint, "digits", "fgs", output_dir=checkpoint / "fgs", **options)
     attack_image(folder / "stock-image", "digits", "fgs", output_dir=checkpoint / "another", **options)

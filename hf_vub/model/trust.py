@@ -68,8 +68,8 @@ def clear_errors(name: Any, kind: str = "model") -> Iterator[None]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{_damaged_file(name)} is not valid JSON: {error}") from error
     except (OSError, ImportError, ValueError, MemoryError, torch.OutOfMemoryError) as error:
-        if "Unrecognized model" in str(error):  # a list of the hundreds that transformers knows follows
-            raise ValueError(f"{name} holds no {kind}: it has no config.json that names a model_type") from error
+        if str(error).startswith("Unrecognized "):  # a list of all kinds that transformers knows follows
+            raise ValueError(f"{name} holds no {kind}: its configuration names no kind that is known") from error
         raise
     except Exception as error:
         if isinstance(error, TypeError) and "unexpected keyword" in str(error):
@@ -112,6 +112,8 @@ def read_config(name: Any, **options: Any) -> dict[str, Any]:
     hub = {option: options[option] for option in HUB_OPTIONS if option in options}
     with clear_errors(name, "configuration"):
         content, _ = PretrainedConfig.get_config_dict(name, **hub)
+    if not isinstance(content, dict):
+        raise ValueError(f"config.json of {name} holds a {type(content).__name__} instead of names with values")
     trusted = bool(options.get("trust_remote_code"))
     if not trusted:
         refuse_code(content, name)
