@@ -5,7 +5,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..runs.files import read_records, write_text
-from ..runs.schema import ImageAttackResult, Quickstart, Result, TextAttackResult, TrainResult, read_result
+from ..runs.schema import (
+    Calibration,
+    ImageAttackResult,
+    Interval,
+    Quickstart,
+    Result,
+    TextAttackResult,
+    TrainResult,
+    read_result,
+)
 from .card_metadata import metadata
 from .card_rows import METRICS, PIPELINES, CardAttack, Metric, attack_rows
 from .rendering import environment, number, public_command, public_name, share
@@ -59,11 +68,18 @@ _SETTINGS = (
 _OF_BOTTLENECKS = {
     *("beta", "entropy_weight", "beta_schedule", "latent_size", "num_train_samples", "num_eval_samples"),
 }
+_CALIBRATION = {
+    **{metric.key: metric.title for metric in METRICS if metric.key in ("nll", "brier", "ece")},
+    "classwise_ece": "Classwise calibration error",
+}
 _SHOWN_LABELS, _SHOWN_EPOCHS = 20, 12
 
 
 def model_card(
-    result: TrainResult, attacks: Sequence[CardAttack] = (), epochs: Sequence[Mapping[str, object]] = ()
+    result: TrainResult,
+    attacks: Sequence[CardAttack] = (),
+    epochs: Sequence[Mapping[str, object]] = (),
+    calibration: Calibration | None = None,
 ) -> str:
     """Return the model card of a training result: metadata, use, limits, how to load it, results and settings.
 
@@ -71,6 +87,7 @@ def model_card(
         result: the training result. Its ``card`` may hold ``language``, ``license`` and ``tags`` for the metadata.
         attacks: results of attacks on the model.
         epochs: lines of the training's ``information_plane.jsonl``; at most 12 are shown.
+        calibration: of the checkpoint, if it has one.
 
     Returns:
         Markdown with a YAML header that ``huggingface_hub.ModelCard`` reads, ``model-index`` included.
@@ -107,6 +124,9 @@ def model_card(
             attacks=[row for attack in attacks for row in attack_rows(attack)],
             attacked=[sentence for attack in attacks if (sentence := _attacked_rows(attack))],
             epochs=_epoch_rows(epochs),
+            calibration=calibration,
+            calibrated=_calibration_rows(calibration),
+            calibration_rows=_calibrated_on(calibration),
             versions=result.versions,
         )
     )
@@ -118,15 +138,17 @@ def write_model_card(
     result: TrainResult,
     attacks: Sequence[CardAttack] = (),
     epochs: Sequence[Mapping[str, object]] = (),
+    calibration: Calibration | None = None,
 ) -> Path:
     """Write `model_card` as ``README.md`` in a checkpoint's folder and return its path."""
-    return write_text(Path(folder) / "README.md", model_card(result, attacks, epochs))
+    return write_text(Path(folder) / "README.md", model_card(result, attacks, epochs, calibration))
 
 
 def refresh_model_card(folder: str | Path) -> Path | None:
     """Write the card of a trained checkpoint anew, from the result files that its folder holds now.
 
-    These are its own ``result.json`` and ``information_plane.jsonl``, and ``*/result.json`` of attacks on it.
+    These are its own ``result.json``, ``information_plane.jsonl`` and ``calibration.json``, and ``*/result.json`` of
+    attacks on it.
 
     Returns:
         The path of the card; None if the folder holds no training result, and so needs no card.
@@ -142,7 +164,14 @@ def refresh_model_card(folder: str | Path) -> Path | None:
         if isinstance(attack, (TextAttackResult, ImageAttackResult))
         and Path(attack.model).resolve().name == folder.resolve().name
     ]
-    return write_model_card(folder, result, attacks, list(read_records(folder / "information_plane.jsonl")))
+    calibration = _read(folder / "calibration.json")
+    return write_model_card(
+        folder,
+        result,
+        attacks,
+        list(read_records(folder / "information_plane.jsonl")),
+        calibration if isinstance(calibration, Calibration) else None,
+    )
 
 
 def _read(path: Path) -> Result | Quickstart | None:
@@ -176,6 +205,29 @@ def _attacked_rows(attack: CardAttack) -> str | None:
     else:
         known = "The model was trained and selected on none of them."
     return f"{attack.attack}: {attack.data_rows}. {known}"
+
+
+def _calibrated_on(calibration: Calibration | None) -> list[str]:
+    """Return which rows a calibration was fitted on and which it was measured on, without paths of this machine."""
+    if calibration is None:
+        return []
+    described = (calibration.data_rows, calibration.measurements[-1].data_rows)
+    return [rows.replace(calibration.dataset, public_name(calibration.dataset)) for rows in described]
+
+
+def _calibration_rows(calibration: Calibration | None) -> list[tuple[str, str, str]]:
+    """Return the metrics before and after a calibration with their intervals, on the test rows where these were read.
+
+    They are those of the last measurement.
+    """
+    if calibration is None:
+        return []
+    measured = calibration.measurements[-1]
+
+    def shown(interval: Interval) -> str:
+        return f"{number(interval.value)} ({number(interval.low)} to {number(interval.high)})"
+
+    return [(title, shown(measured.before[key]), shown(measured.after[key])) for key, title in _CALIBRATION.items()]
 
 
 def _metric(value: float, metric: Metric, spread: float | None) -> str:
