@@ -53,7 +53,8 @@ class LoadedClassifier(NamedTuple):
     """A classifier with what prepares its inputs.
 
     Attributes:
-        network: the model; in evaluation mode and on the CPU where it was loaded here, as it was where it was given.
+        network: the model; in evaluation mode, on the CPU and with its training logits where it was loaded here, as it
+            was where it was given.
         processor: its tokenizer or image processor; None for a network that takes pixels in [0, 1] as they are.
         name: the folder or Hub id, or the class name of a model that was never saved.
     """
@@ -113,6 +114,8 @@ def load_classifier(
         network = _in_dtype(model, dtype)
     else:
         network = load(kinds.stock, name, dtype=dtype or "auto", revision=revision, trust_remote_code=trust_remote_code)
+        if getattr(network.config, "calibrated_logits", False):
+            network.config.calibrated_logits = False  # attacks and losses see what training saw
         if isinstance(processor, PreTrainedTokenizerBase):
             set_padding(network, processor)
     if isinstance(processor, PreTrainedTokenizerBase):

@@ -103,6 +103,7 @@ class SweepResult:
         for name in ("objective", "beta", "entropy_weight"):
             setattr(model.config, name, getattr(self.run, name))
         model.config.label_entropy = self.settings.label_entropy
+        model.config.set_calibration()  # that of the model's last head does not hold for this one
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
 

@@ -45,6 +45,8 @@ def build_classifier(task: Task, arguments: ModelArguments, names: list[str], la
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
     bottleneck: dict[str, Any] = {name: getattr(arguments, name) for name in _OF_BOTTLENECK}
     options: dict[str, Any] = {**bottleneck, "objective": arguments.objective, "label_entropy": label_entropy, **labels}
+    # A calibration holds for the weights that it was fitted to.
+    options |= {"probabilities": "softmax", "calibration_temperature": 1.0, "conformal_thresholds": None}
     classes, vanilla = TASKS[task], arguments.objective == VANILLA
     untrained_timm = task == "image" and arguments.from_scratch and arguments.model.startswith("timm/")
     source: dict[str, Any] = {"revision": arguments.revision or "main"}
