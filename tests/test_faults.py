@@ -1,9 +1,14 @@
-"""Killed, stopped and started again: real scripts end as if nothing had happened."""
+"""Killed, stopped and started again: real scripts end as if nothing had happened.
 
-import json
+The default run kills a few jobs a few times. The full form, 63 kills of nine jobs, prints a table:
+``pytest -m slow tests/test_faults.py``.
+"""
+
 import random
 import shutil
 import signal
+import sys
+from collections import Counter
 
 import pytest
 import torch
@@ -50,44 +55,51 @@ def models(tmp_path_factory):
 
 
 def command(job, models):
-    """A real command, small, of each kind."""
+    """Return a real command, small, of each kind."""
     texts = ["--model", str(models / "bert"), "--dataset", str(models / "texts"), "--max_length", "48"]
     pictures = ["--model", str(models / "resnet"), "--dataset", "digits"]
-    training = ["--use_cpu", "--report_to", "none", "--learning_rate", "1e-2", "--output_dir", "out"]
+    output = ["--output_dir", "out"]
+    training = ["--use_cpu", "--report_to", "none", "--learning_rate", "1e-2", *output, "--num_train_epochs", "3"]
+    often = ["--save_strategy", "steps", "--save_steps", "4", "--save_total_limit", "2", "--logging_steps", "3"]
+    augmented = [
+        *("train_image.py", *pictures, *training, *often, "--augment", "--objective", "vib", "--max_train", "160"),
+        *("--max_test", "40", "--per_device_train_batch_size", "16"),
+    ]
+    grid = ["--runs", "1", "--epochs", "12", "--betas", "1e-3", "1e-1", "--max_test", "60", "--num_examples", "4"]
     return {
         "train": [
-            *("train_text.py", *texts, *training, "--max_train", "96", "--num_train_epochs", "3"),
-            *("--per_device_train_batch_size", "8", "--save_strategy", "steps", "--save_steps", "4"),
-            *("--save_total_limit", "2", "--eval_strategy", "epoch", "--logging_steps", "3"),
+            *("train_text.py", *texts, *training, *often, "--max_train", "96"),
+            *("--per_device_train_batch_size", "8", "--eval_strategy", "epoch"),
         ],
-        "train_image": [
-            *("train_image.py", *pictures, *training, "--augment", "--objective", "vib", "--max_train", "160"),
-            *("--num_train_epochs", "3", "--per_device_train_batch_size", "16", "--dataloader_num_workers", "2"),
-            *("--save_strategy", "steps", "--save_steps", "4", "--save_total_limit", "2", "--logging_steps", "3"),
-        ],
+        "train_image": augmented,
+        "train_image_workers": [*augmented, "--dataloader_num_workers", "2"],
         "embed": [
             *("train_text.py", *texts, *training, "--freeze_backbone", "--feature_cache", "cache"),
-            *("--num_train_epochs", "2", "--per_device_train_batch_size", "32", "--save_strategy", "epoch"),
+            *("--per_device_train_batch_size", "32", "--save_strategy", "epoch"),
         ],
         "attack_image": [
             *("attack_image.py", *pictures, "--attack", "pgd_linf", "--num_examples", "60", "--batch_size", "5"),
-            *("--output_dir", "out"),
+            *output,
         ],
-        "attack_text": ["attack_text.py", *texts, "--num_examples", "30", "--output_dir", "out"],
+        "report_card": [
+            *("attack_image.py", *pictures, "--report_card", "--num_examples", "24", "--batch_size", "8"),
+            *("--steps", "10", *output),
+        ],
+        "attack_text": ["attack_text.py", *texts, "--num_examples", "30", *output],
         "reproduce": [
-            *("reproduce.py", "cifar10", *pictures, "--runs", "1", "--epochs", "12", "--betas", "1e-3", "1e-1"),
-            *("--max_train", "300", "--max_test", "60", "--num_examples", "4", "--attacks", "fgs", "--stress", "none"),
-            *("--output_dir", "out"),
+            *("reproduce.py", "cifar10", *pictures, *grid, "--max_train", "300", "--attacks", "fgs", *output),
+            *("--stress", "none"),
         ],
+        "compare": ["reproduce.py", "compare", *texts[:4], *grid, "--max_train", "200", "--attacks", "none", *output],
     }[job]
 
 
 def outcome(folder):
-    """Everything that a run left behind and must not depend on kills: JSON but for times, weights, tables, cards."""
+    """Return what a run left behind and must not depend on kills: JSON but for times, weights, tables, cards."""
     found = {}
     for path in sorted((folder / "out").rglob("*")):
         name = str(path.relative_to(folder / "out"))
-        if path.name in ("result.json", "results.json", "run.json", "settings.json"):
+        if path.name in ("result.json", "results.json", "report_card.json", "run.json", "settings.json"):
             found[name] = without_times(read_json(path))
         elif path.suffix == ".jsonl":
             found[name] = [without_times(record) for record in read_records(path)]
@@ -100,14 +112,16 @@ def without_times(value):
     return {name: item for name, item in value.items() if name not in TIMES}
 
 
-JOBS = ["train", "train_image", "embed", "attack_image", "attack_text", "reproduce"]
+KILLS = 7
+JOBS = [
+    *("train", "train_image", "train_image_workers", "embed", "attack_image", "attack_text", "report_card"),
+    *("reproduce", "compare"),
+]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("job", JOBS)
-def test_killed_again_and_again_it_ends_as_an_undisturbed_run(
-    job, scripts, models, tmp_path, record_testsuite_property
-):
+def test_killed_again_and_again_it_ends_as_an_undisturbed_run(job, scripts, models, tmp_path, capsys):
     if job == "attack_text":
         pytest.importorskip("textattack")
     whole = killing.Runs(scripts, command(job, models), tmp_path / "whole")
@@ -117,18 +131,17 @@ def test_killed_again_and_again_it_ends_as_an_undisturbed_run(
     seconds, changes = whole.finish(), whole.changes()
     expected = outcome(tmp_path / "whole")
     rng = random.Random(0)
-    total = {}
+    total = Counter()
     rounds = 0
-    while sum(total.values()) < 12:
+    while total.total() < KILLS:
         runs = killing.Runs(scripts, command(job, models), tmp_path / f"killed{rounds}")
-        for name, count in runs.harass(6, seconds, changes, rng).items():
-            total[name] = total.get(name, 0) + count
+        total.update(runs.harass(KILLS - total.total(), seconds, changes, rng))
         runs.finish()
         assert outcome(runs.folder) == expected
         rounds += 1
-    record_testsuite_property(
-        "kills", json.dumps({"job": job, "rounds": rounds, "seconds": seconds, "changes": changes, **total})
-    )
+    how = ", ".join(f"{count} {name}" for name, count in sorted(total.items()))
+    with capsys.disabled():
+        sys.stdout.write(f"\n{job:20} {seconds:5.0f} s, {changes} changes of files: {how}; {rounds} ended unchanged\n")
 
 
 def test_killed_at_random_and_stopped_once_a_training_ends_as_if_it_had_not_been(scripts, models, tmp_path):
@@ -148,6 +161,20 @@ def test_killed_at_random_and_stopped_once_a_training_ends_as_if_it_had_not_been
         assert runs.output().endswith("stopped: run the same command again to resume\n")
         assert process.exitcode == 130
         assert "Traceback" not in runs.output()
+    runs.finish()
+    assert outcome(runs.folder) == outcome(whole.folder)
+
+
+@pytest.mark.parametrize("job", ["train_image_workers", "report_card"])
+def test_killed_twice_it_ends_as_if_it_had_not_been(job, scripts, models, tmp_path):
+    """The short form for images: two kills at changes of files, the second one early."""
+    whole = killing.Runs(scripts, command(job, models), tmp_path / "whole")
+    whole.finish()
+    runs = killing.Runs(scripts, command(job, models), tmp_path / "killed")
+    for share in (0.6, 0.3):
+        process = runs.start(die_at=max(1, int(share * whole.changes())))
+        process.join(killing.PATIENCE)
+        assert process.exitcode == -signal.SIGKILL, runs.output()
     runs.finish()
     assert outcome(runs.folder) == outcome(whole.folder)
 

@@ -29,7 +29,7 @@ CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 
 
 def server(*more: str) -> Any:
-    """The context of processes that have the libraries of the scripts, and ``more``, from the start."""
+    """Return the context of processes that have the libraries of the scripts, and ``more``, from the start."""
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*MODULES, *OPTIONAL, *more])
@@ -50,13 +50,13 @@ class Runs:
         folder.mkdir(parents=True, exist_ok=True)
 
     def start(self, die_at: int | None = None) -> Any:
-        """A process that runs the script; it dies just before its change number ``die_at`` of the folder's files."""
+        """Start a process that runs the script and dies before its change number ``die_at`` of the folder's files."""
         process = self.context.Process(target=run_script, args=(self.command, str(self.folder), die_at), daemon=True)
         process.start()
         return process
 
     def finish(self) -> float:
-        """Run to the end, which must be a good one; its seconds."""
+        """Run to the end, which must be a good one, and return its seconds."""
         began = time.monotonic()
         process = self.start()
         process.join(PATIENCE)
@@ -64,7 +64,7 @@ class Runs:
         return time.monotonic() - began
 
     def stop(self, process: Any, after: float, how: signal.Signals) -> bool:
-        """Send a signal after so many seconds; whether it met a process that was still at work."""
+        """Send a signal after so many seconds, and return whether the process was still at work."""
         process.join(after)
         if process.exitcode is None:
             os.kill(process.pid, how)
@@ -73,11 +73,11 @@ class Runs:
         return process.exitcode != 0
 
     def output(self) -> str:
-        """What the last start wrote to its standard streams."""
+        """Return what the last start wrote to its standard streams."""
         return (self.folder / "output.txt").read_text(encoding="utf-8", errors="replace")
 
     def changes(self) -> int:
-        """How many changes the last start made to files."""
+        """Return how many changes the last start made to files."""
         return int((self.folder / "changes.txt").read_text())
 
     def harass(self, kills: int, seconds: float, changes: int, rng: random.Random) -> dict[str, int]:
@@ -111,7 +111,7 @@ class Runs:
 
 
 def run_script(command: list[str], folder: str, die_at: int | None) -> None:
-    """In the new process: be the script."""
+    """Be the script, in the new process."""
     os.chdir(folder)
     multiprocessing.current_process()._config["daemon"] = False  # a daemon's loaders could have no workers
     streams = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
