@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..compute.contexts import frozen, seeded
 from ..data.record import TrainingRecord
+from ..model.loading import LoadedClassifier
 from ..runs.provenance import provenance
 from ..runs.schema import Check, ReportCard, ReportCurves
 from .image.adversaries import Attack, FastGradient, ProjectedGradient, Square, parse_epsilons
@@ -147,6 +148,10 @@ def _make_card(
     record = TrainingRecord.load(victim.model, victim.revision)
     sample = open_sample(options, "image", [record] if record is not None else [])
     network, processor, name = victim.load("image")
+    # Loaded before anything is attacked, so that a wrong name is told at once.
+    siblings = [
+        replace(victim, model=one, processor=_own(one, processor), revision=None).load("image") for one in transfer_from
+    ]
     seen = sample.seen_in_training(record)
     describe(sample, progress)
     warn_if_seen(seen, sample, name)
@@ -157,7 +162,6 @@ def _make_card(
         if scorer.random:
             # Two standard errors, at the most, of a difference between accuracies that are each a mean of draws.
             slack = max(slack, math.sqrt(2 / (len(trial.images) * victim.redraws)))
-        siblings = [replace(victim, model=one, processor=_own(one, processor), revision=None) for one in transfer_from]
         curves, checks = _examine(trial, attacks, siblings, slack)
     return ReportCard(
         **provenance(),
@@ -204,7 +208,7 @@ class _Attacks:
 
 
 def _examine(
-    trial: "_Trial", attacks: _Attacks, siblings: Sequence[Victim], slack: float
+    trial: "_Trial", attacks: _Attacks, siblings: Sequence[LoadedClassifier], slack: float
 ) -> tuple[ReportCurves, list[Check]]:
     """Run the attacks and make every check."""
     scorer, budgets, few, pgd = trial.scorer, attacks.budgets, attacks.few, attacks.pgd
@@ -365,12 +369,13 @@ def _weaker(
     return Check(name=name, passed=passed, why=why, figures={"pgd": ours, "rival": theirs})
 
 
-def _transfer(trial: _Trial, siblings: Sequence[Victim], attacks: _Attacks, white_box: float, slack: float) -> Check:
+def _transfer(
+    trial: _Trial, siblings: Sequence[LoadedClassifier], attacks: _Attacks, white_box: float, slack: float
+) -> Check:
     if not siblings:
         return Check(name="transfer", passed=None, why="no other checkpoint was given to transfer from", figures={})
     transferred: dict[str, float] = {}
-    for sibling in siblings:
-        network, processor, name = sibling.load("image")
+    for network, processor, name in siblings:
         with frozen(network):
             (transferred[name],) = trial.accuracies(PixelModel(network, processor), attacks.pgd, [attacks.budget])
     least = min(transferred.values())

@@ -4,10 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypedDict
 
+from ..attacks.image.adversaries import FastGradient, make, parse_epsilons
+from ..attacks.text.recipes import resolve_recipe
+from ..attacks.victim import parse_noise
 from ..data.splits import load_splits
 from ..model.configuration_vub import Objective
 from ..model.loading import Task
 from ..sweep.heads import HeadRun
+from ..sweep.runs import Settings
 
 COMPARE = "compare"
 """Name of the experiment on one's own data; every other name is a preset of the paper."""
@@ -112,14 +116,34 @@ class Experiment:
                 raise ValueError(f"{name} is empty; give at least one")
         self.grid()  # checks every value in it
 
+    def check_attacks(self) -> None:
+        """Raise ValueError for what only the attacks or the training of the heads would refuse, after hours of work.
+
+        Raises:
+            ImportError: an attack needs a package that is not installed.
+        """
+        Settings(num_labels=2, label_entropy=0.0, batch_size=self.batch_size, learning_rate=self.learning_rate)
+        for name, choices in (("how", ("stratified", "first")), ("match_labels", ("name", "number"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {' or '.join(map(repr, choices))}")
+        if self.task == "text":
+            for recipe in self.attacks:
+                resolve_recipe(recipe)
+            for noise in self.stress:
+                parse_noise(noise)
+        else:
+            for attack in (*self.attacks, *self.stress):
+                make(attack)
+            parse_epsilons(FastGradient(), self.epsilons)
+
     @property
     def is_comparison(self) -> bool:
-        """Whether this is a comparison on one's own data rather than a reproduction of the paper."""
+        """Return whether this compares on one's own data rather than reproducing the paper."""
         return self.name == COMPARE
 
     @property
     def choose_by(self) -> str:
-        """The metric that chooses the setting of each objective: the paper's accuracy, or NLL on one's own data."""
+        """Return the metric that chooses each objective's setting: the paper's accuracy, or NLL on one's own data."""
         return "nll" if self.is_comparison else "accuracy"
 
     def grid(self) -> list[HeadRun]:

@@ -49,7 +49,8 @@ def reproduce(settings: Experiment, output_dir: str | Path, device: str | torch.
         ``claims`` too, a comparison a ``recommendation``.
 
     Raises:
-        ValueError: data and backbone do not fit, there are several processes, or another one writes to the folder.
+        ValueError: a setting is out of range, data and backbone do not fit, there are several processes, or another
+            one writes to the folder.
         ImportError: a package is missing; the message has the command that installs it.
 
     Source: section 4 of the paper.
@@ -57,6 +58,7 @@ def reproduce(settings: Experiment, output_dir: str | Path, device: str | torch.
     state = processes()
     if state.num_processes > 1:
         raise ValueError(f"a reproduction runs in one process, but there are {state.num_processes}")
+    settings.check_attacks()
     with lock_folder(output_dir):
         pipeline = Pipeline(settings, Path(output_dir), torch.device(device or state.device))
         results = _results(pipeline, pipeline.evaluated, pipeline.attacked)
