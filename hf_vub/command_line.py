@@ -55,13 +55,13 @@ _LIBRARIES = {
 # Options of transformers that the manual shows, with their help; --help_all shows the hundred others too.
 _SHOWN = {
     "output_dir": "Folder of the checkpoints, result.json and the card; trainer_output by default.",
-    "num_train_epochs": "Epochs.",
+    "num_train_epochs": "Epochs; 20 with --freeze_backbone.",
     "max_steps": "Steps; above 0 they replace the epochs.",
-    "per_device_train_batch_size": "Rows of a training batch, on each device.",
+    "per_device_train_batch_size": "Rows of a training batch, on each device; 32 with --freeze_backbone.",
     "per_device_eval_batch_size": "Rows of a test batch, on each device.",
     "gradient_accumulation_steps": "Batches whose gradients make one step.",
     "gradient_checkpointing": "Keep few activations and recompute the others: less memory, slower.",
-    "learning_rate": "Learning rate, the highest where its schedule changes it.",
+    "learning_rate": "Learning rate, the highest of its schedule; 1e-3 with --freeze_backbone.",
     "lr_scheduler_type": "Schedule of the learning rate: linear, cosine, constant and others.",
     "warmup_steps": "Steps in which the learning rate rises from 0.",
     "weight_decay": "Weight decay.",

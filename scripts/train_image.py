@@ -12,6 +12,7 @@ Then a bottleneck on its frozen features, as the paper does:
         --objective vub --beta 1e-3 --num_train_epochs 100 --learning_rate 1e-4 --lr_decay paper \\
         --per_device_train_batch_size 32 --output_dir outputs/vub-cifar10
 
+The best checkpoint (--load_best_model_at_end) is chosen on validation rows; the test rows are used once, at the end.
 The same command resumes an interrupted run. `accelerate launch scripts/train_image.py ...` trains on many devices.
 Options may also come from a file: `python scripts/train_image.py run.yaml --seed 1`.
 """

@@ -11,6 +11,7 @@ Train the head alone, as the paper does (the features are computed once and cach
         --objective vib --beta 1e-2 --num_train_epochs 150 --learning_rate 1e-4 --lr_decay paper \\
         --per_device_train_batch_size 16 --output_dir outputs/vib-imdb
 
+The best checkpoint (--load_best_model_at_end) is chosen on validation rows; the test rows are used once, at the end.
 The same command resumes an interrupted run. `accelerate launch scripts/train_text.py ...` trains on many devices.
 Options may also come from a file: `python scripts/train_text.py run.yaml --seed 1`.
 """
