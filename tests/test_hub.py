@@ -26,7 +26,15 @@ from hf_vub.runs.files import read_json
 from hf_vub.runs.schema import TrainResult
 
 ROOT = Path(__file__).resolve().parents[1]
-CODE = {"configuration_vub.py", "head.py", "information.py", "modeling_vub.py", "objectives.py", "pooling.py"}
+CODE = {
+    "configuration_vub.py",
+    "head.py",
+    "information.py",
+    "modeling_vub.py",
+    "objectives.py",
+    "pooling.py",
+    "stock.py",
+}
 WEIGHTS = {"config.json", "model.safetensors"}
 
 

@@ -114,8 +114,9 @@ def load_classifier(
         network = _in_dtype(model, dtype)
     else:
         network = load(kinds.stock, name, dtype=dtype or "auto", revision=revision, trust_remote_code=trust_remote_code)
-        if getattr(network.config, "calibrated_logits", False):
-            network.config.calibrated_logits = False  # attacks and losses see what training saw
+        config: Any = getattr(network, "config", None)
+        if getattr(config, "calibrated_logits", False):
+            config.calibrated_logits = False  # attacks and losses see what training saw
         if isinstance(processor, PreTrainedTokenizerBase):
             set_padding(network, processor)
     if isinstance(processor, PreTrainedTokenizerBase):

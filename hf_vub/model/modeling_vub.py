@@ -7,7 +7,6 @@ identity, so its logits are the features, and :class:`~hf_vub.model.head.VUBHead
 
 import copy
 import inspect
-import logging
 import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar, overload
@@ -28,11 +27,10 @@ from .configuration_vub import VUBConfig, config_fields, refuse_misspelt
 from .head import Float32Linear, VUBHead
 from .information import gaussian_entropy
 from .objectives import class_log_probabilities, objective_loss, objective_terms, objective_weights
-from .pooling import pool, prepare_encoder, saved_pooling, token_mask
+from .pooling import choose_pooling, pool, prepare_encoder, token_mask
+from .stock import replace_classifier, warn_of_untrained
 from .timm_processing import save_timm_image_processor
-from .trust import HUB_OPTIONS, clear_errors, read_config, require_task
-
-logger = logging.getLogger(__name__)
+from .trust import clear_errors, read_config, require_task
 
 T = TypeVar("T", bound="VUBPreTrainedModel")
 
@@ -223,7 +221,9 @@ class VUBPreTrainedModel(PreTrainedModel):
         cls: type[T], path: Any, content: dict[str, Any], options: dict[str, Any], *model_args: Any, **kwargs: Any
     ) -> tuple[T, dict[str, Any]]:
         """Load a stock checkpoint into a new model; return it with the loading report."""
-        options["pooling"] = pooling = cls._choose_pooling(path, content, options.get("pooling", "auto"), kwargs)
+        pooling = options.get("pooling", "auto")
+        if pooling == "auto":
+            pooling = options["pooling"] = choose_pooling(path, content, kwargs) if cls._medium == "text" else "stock"
         try:
             backbone, info = cls._backbone_class(pooling).from_pretrained(
                 path, *model_args, output_loading_info=True, **kwargs
@@ -255,23 +255,8 @@ class VUBPreTrainedModel(PreTrainedModel):
                 f"backbone.{name}" if name else "backbone": where for name, where in backbone.hf_device_map.items()
             }
             model.hf_device_map = {**placed, "head": str(device)}  # type: ignore[assignment]
-        _warn_of_untrained(path, sorted(set(info["missing_keys"]) & backbone.state_dict().keys()))
+        warn_of_untrained(path, sorted(set(info["missing_keys"]) & backbone.state_dict().keys()))
         return model.eval(), info
-
-    @classmethod
-    def _choose_pooling(cls, path: Any, content: dict[str, Any], pooling: str, kwargs: dict[str, Any]) -> str:
-        """Return the pooling for a stock checkpoint, and log where "auto" took it from."""
-        classifies = any("Classification" in str(name) for name in content.get("architectures") or ())
-        if pooling == "auto" and cls._medium == "text" and not classifies:
-            hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs and name != "subfolder"}
-            found = saved_pooling(path, hub)
-            if found is not None:
-                logger.info("pooling of %s is %r, as its 1_Pooling/config.json says.", path, found)
-                return found
-        if pooling == "auto":
-            logger.info("pooling of %s is 'stock': what its %r classifier does.", path, content.get("model_type"))
-            return "stock"
-        return pooling
 
     @classmethod
     def _backbone_class(cls, pooling: str) -> Any:
@@ -514,59 +499,11 @@ class VUBForImageClassification(VUBPreTrainedModel):
             save_timm_image_processor(self.config.backbone_config, save_directory)
 
 
-def replace_classifier(model: PreTrainedModel) -> nn.Linear:
-    """Replace the linear layer that produces a stock classifier's logits by an identity.
-
-    Args:
-        model: any ``...ForSequenceClassification`` or ``...ForImageClassification`` of transformers.
-
-    Returns:
-        The replaced linear layer; its ``in_features`` is the number of features.
-
-    Raises:
-        ValueError: if the model's logits do not come from exactly one linear layer.
-    """
-    if hasattr(model, "timm_model"):
-        timm_model: Any = model.timm_model
-        classifier = timm_model.get_classifier()
-        found = [(name, module) for name, module in model.named_modules() if module is classifier]
-    else:
-        inner = getattr(model, model.base_model_prefix, None) if model.base_model_prefix else None
-        inside = set() if inner is None else set(inner.modules())
-        found = [
-            (name, module)
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and module not in inside and module.out_features == model.config.num_labels
-        ]
-    name, linear = found[0] if len(found) == 1 else ("", None)
-    if not isinstance(linear, nn.Linear):
-        raise ValueError(
-            f"{type(model).__name__} has {len(found)} layers that could be its last linear layer; the bottleneck takes "
-            "the place of exactly one"
-        )
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, nn.Identity())
-    # Some models initialise that layer by name; all others have been initialised by now.
-    model._is_hf_initialized = True  # type: ignore[assignment]
-    return linear
-
-
 def _config_content(path: Any, config: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return the content of the checkpoint's configuration file, or of the configuration given instead of it."""
     if isinstance(config, PretrainedConfig):
         return config.to_dict()
     return read_config(config or path, **kwargs)
-
-
-def _warn_of_untrained(path: Any, names: list[str]) -> None:
-    """Warn where features pass through weights that the checkpoint did not have, such as those of BERT's pooler."""
-    if names:
-        logger.warning(
-            "%s has no weights for %s: they start at random, and the features pass through them. Train the backbone, "
-            "or choose pooling='mean', 'cls' or 'last'.",
-            path,
-            ", ".join(names),
-        )
 
 
 # A saved checkpoint carries this code, so that trust_remote_code=True loads it without the package.

@@ -12,6 +12,7 @@ from transformers import PretrainedConfig
 from transformers.utils import cached_file
 
 from .information import at_least_float32
+from .trust import HUB_OPTIONS
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,25 @@ def token_mask(inputs: dict[str, Any], pad_token_id: int | None) -> Tensor:
     if ids is None:
         return torch.ones(inputs["inputs_embeds"].shape[:2], device=inputs["inputs_embeds"].device)
     return torch.ones_like(ids) if pad_token_id is None else (ids != pad_token_id).long()
+
+
+def choose_pooling(path: Any, content: dict[str, Any], options: dict[str, Any]) -> str:
+    """Return the pooling that "auto" means for a stock checkpoint of texts, and log where it comes from.
+
+    Args:
+        path: a folder or a Hub id.
+        content: content of its ``config.json``.
+        options: keywords of ``from_pretrained``.
+    """
+    found = None
+    if not any("Classification" in str(name) for name in content.get("architectures") or ()):
+        hub = {name: options[name] for name in HUB_OPTIONS if name in options and name != "subfolder"}
+        found = saved_pooling(path, hub)
+    if found is None:
+        logger.info("pooling of %s is 'stock': what its %r classifier does.", path, content.get("model_type"))
+        return "stock"
+    logger.info("pooling of %s is %r, as its 1_Pooling/config.json says.", path, found)
+    return found
 
 
 def saved_pooling(name: Any, options: dict[str, Any]) -> str | None:
