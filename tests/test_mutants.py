@@ -1,0 +1,142 @@
+"""What a mutation run (``mutmut run``) changed unseen: each test here kills mutants that lived."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from helpers.training import trainer
+from hf_vub import metrics
+from hf_vub.metrics import intervals
+from hf_vub.model import information, objectives
+from hf_vub.runs.schema import read_result
+
+
+def test_the_min_term_has_weight_one_by_default():
+    assert objectives.objective_weights("vub", 0.5) == (0.5, 1.0)
+
+
+def test_information_is_summed_over_the_last_axis_alone():
+    """Of arguments with three axes; two axes cannot tell the last from the second."""
+    torch.manual_seed(0)
+    scale, logits = torch.rand(2, 3, 4) + 0.1, torch.randn(2, 3, 4)
+    for function, values in (
+        (information.gaussian_entropy, scale),
+        (information.categorical_entropy, logits),
+        (lambda rows: information.gaussian_rate(rows, scale[: len(rows)] if rows.ndim == 3 else scale[0]), logits),
+    ):
+        found = function(values)
+        assert found.shape == (2, 3)
+        torch.testing.assert_close(found[0], function(values[0]))
+    labels = torch.randint(4, (2, 3))
+    torch.testing.assert_close(
+        information.cross_entropy(logits, labels)[1], information.cross_entropy(logits[1], labels[1])
+    )
+
+
+def test_calibration_with_one_bin_and_in_the_lowest_bin():
+    scores, labels = np.log([[0.6, 0.4], [0.3, 0.7]]), [0, 0]
+    assert metrics.expected_calibration_error(scores, labels, bins=1) == pytest.approx(0.65 - 0.5)
+    uniform = metrics.reliability_bins(np.zeros((3, 20)), [0, 0, 5])
+    assert uniform["count"].tolist() == [3] + [0] * 14
+    assert uniform["confidence"][0] == pytest.approx(1 / 20)
+    assert uniform["accuracy"][0] == pytest.approx(2 / 3)
+
+
+def test_holm_takes_zero_caps_at_one_and_refuses_the_rest():
+    np.testing.assert_allclose(metrics.holm([0.0, 0.7, 0.6]), [0.0, 1.0, 1.0])
+    for bad in ([1.5, 0.1], [-0.1, 0.2], [float("nan")], [[0.1]]):
+        with pytest.raises(ValueError, match="p_values"):
+            metrics.holm(bad)
+
+
+def test_exact_and_asymptotic_tests_on_either_side_of_their_bound(monkeypatch):
+    monkeypatch.setattr(intervals, "_EXACT_ROWS", 8)
+    rng = np.random.default_rng(0)
+    for rows in (4, 5):  # 8 and 10 values: the bound and beyond
+        a, b = rng.normal(size=rows), rng.normal(1.0, size=rows)
+        how = "exact" if 2 * rows <= 8 else "asymptotic"
+        expected = stats.mannwhitneyu(a, b, method=how).pvalue
+        assert metrics.rank_sum_test(a, b)["p_value"] == pytest.approx(expected)
+    for rows in (8, 9):
+        a, b = rng.normal(size=rows), rng.normal(0.5, size=rows)
+        how = "exact" if rows <= 8 else "asymptotic"
+        expected = stats.wilcoxon(a - b, method=how, correction=True).pvalue
+        assert metrics.paired_tests(a, b)["signed_rank_p"] == pytest.approx(expected)
+
+
+def test_two_and_one_differing_pairs_are_tested():
+    assert metrics.paired_tests([1.0, 2.0], [0.0, 0.0])["permutation_p"] == 0.5
+    one = metrics.paired_tests([1.0, 0.0], [0.0, 0.0])
+    assert one["sign_p"] == one["permutation_p"] == 1.0
+
+
+@pytest.mark.parametrize("name", ["rank_sum_test", "paired_tests", "cliffs_delta", "cohens_dz"])
+def test_an_error_names_the_sample(name):
+    function = getattr(metrics, name)
+    for place, sample in enumerate("ab"):
+        samples = [[1.0, 2.0], [2.0, 3.0]]
+        samples[place] = [1.0, float("nan")]
+        with pytest.raises(ValueError, match=rf"^{sample} "):
+            function(*samples)
+    with pytest.raises(ValueError, match=r"3 and 2 values"):
+        metrics.paired_tests([1.0, 2.0, 3.0], [1.0, 2.0])
+
+
+def test_the_best_checkpoint_is_described_by_its_own_evaluation(tmp_path):
+    """Its metrics are taken from the log: not those of the last step, and without another evaluation."""
+    run = trainer(
+        tmp_path / "out", load_best_model_at_end=True, eval_strategy="epoch", save_strategy="epoch",
+        num_train_epochs=3, metric_for_best_model="eval_nll", greater_is_better=True, learning_rate=0.5,
+    )  # fmt: skip
+    run.train()
+    logged = {log["step"]: log["eval_nll"] for log in run.state.log_history if "eval_nll" in log}
+    best = max(logged, key=logged.get)
+    assert best != max(logged), "the last step must not be the best"
+    run.evaluate = lambda *args, **options: pytest.fail("it evaluated again")
+    run.create_model_card()
+    assert read_result(tmp_path / "out" / "result.json")["metrics"]["nll"] == pytest.approx(logged[best])
+
+
+def test_auto_projected_gradient_hands_over_its_numbers_and_keeps_what_fooled_the_model(monkeypatch):
+    pytest.importorskip("art")
+    from hf_vub.attacks.image import adversaries
+    from hf_vub.attacks.image.classifier import PixelModel
+
+    images = torch.full((3, 1, 2, 2), 0.5)
+    given = []
+
+    class Recorder:
+        """Stands in for the toolbox's attack: its last iterate fools the first row, its best one the second."""
+
+        def __init__(self, classifier, **options):
+            given.append(options)
+
+        def generate(self, pixels, labels):
+            assert labels.tolist() == [0, 0, 0][: len(labels)]
+            last, best = pixels.copy(), pixels.copy()
+            last[0] += 0.1
+            if len(best) > 1:
+                best[1] += 0.1
+            self.x_max = best
+            return last
+
+    class Bright(torch.nn.Module):
+        """Class 1 where the mean is above the middle."""
+
+        def forward(self, pixels):
+            bright = pixels.flatten(1).mean(1) - 0.55
+            return torch.stack([-bright, bright, bright - 9], 1)
+
+    monkeypatch.setattr(adversaries, "toolbox", lambda: SimpleNamespace(AutoProjectedGradientDescent=Recorder))
+    attack = adversaries.AutoProjectedGradient(steps=7, restarts=2)
+    (found,) = attack(PixelModel(Bright()), images, torch.zeros(3, dtype=torch.long), [0.2])
+    assert found.success.tolist() == [True, True, True]  # the second start is of the third row alone
+    assert [options["batch_size"] for options in given] == [3, 3]
+    for options in given:
+        assert options["eps"] == 0.2
+        assert options["eps_step"] == 0.4
+        assert (options["max_iter"], options["nb_random_init"], options["verbose"]) == (7, 1, False)
+        assert options["loss_type"] == "cross_entropy"
