@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
+from helpers.models import build_model
 from helpers.training import trainer
 from hf_vub import metrics
 from hf_vub.metrics import intervals
@@ -98,6 +99,15 @@ def test_the_best_checkpoint_is_described_by_its_own_evaluation(tmp_path):
     run.evaluate = lambda *args, **options: pytest.fail("it evaluated again")
     run.create_model_card()
     assert read_result(tmp_path / "out" / "result.json")["metrics"]["nll"] == pytest.approx(logged[best])
+
+
+def test_evaluation_weighs_the_rate_with_the_configured_beta(tmp_path):
+    """At step 0 a linear schedule gives 0, which would leave the rate out."""
+    run = trainer(tmp_path / "out", build_model("bert", beta=0.5, objective="vib"), beta_schedule="linear")
+    assert run.beta == 0
+    found = run.evaluate()
+    assert found["eval_rate"] > 0.1
+    assert found["eval_loss"] == pytest.approx(found["eval_cross_entropy"] + 0.5 * found["eval_rate"], rel=1e-4)
 
 
 def test_auto_projected_gradient_hands_over_its_numbers_and_keeps_what_fooled_the_model(monkeypatch):

@@ -114,6 +114,7 @@ def run_script(command: list[str], folder: str, die_at: int | None) -> None:
     """Be the script, in the new process."""
     os.chdir(folder)
     multiprocessing.current_process()._config["daemon"] = False  # a daemon's loaders could have no workers
+    multiprocessing.set_start_method("fork", force=True)  # as in a script, not with another server for every worker
     streams = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(streams, 1)
     os.dup2(streams, 2)
