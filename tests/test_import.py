@@ -164,14 +164,14 @@ def test_a_folder_named_like_the_package_does_not_hide_it(tmp_path):
     With setuptools' other kind of editable install, a finder, ``import hf_vub`` next to a checkout named ``hf_vub``
     would find that folder and in it nothing.
     """
-    backend = pytest.importorskip("setuptools.build_meta")
+    pytest.importorskip("setuptools", minversion="68")
     checkout = tmp_path / "hf_vub"
     (checkout / "hf_vub" / "model").mkdir(parents=True)
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "hf_vub/version.py"):
         shutil.copy(ROOT / name, checkout / name)
     (checkout / "hf_vub" / "__init__.py").write_text("here = True\n")
     (checkout / "hf_vub" / "model" / "__init__.py").write_text("")
-    code = f"from {backend.__name__} import build_editable; build_editable({str(tmp_path)!r})"
+    code = f"from setuptools.build_meta import build_editable; build_editable({str(tmp_path)!r})"
     subprocess.run([sys.executable, "-c", code], cwd=checkout, check=True, capture_output=True)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         paths = [wheel.read(name).decode() for name in wheel.namelist() if name.endswith(".pth")]
