@@ -1,6 +1,8 @@
 """The posterior link against numerical minimisation and closed forms, and the probabilities that checkpoints report."""
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,6 +75,16 @@ def test_the_published_confidences():
     assert optimal_confidence(10, 0.0) == 1.0
     assert optimal_confidence(10, 1e-4) == 1.0
     assert optimal_confidence(10, 1e6) == pytest.approx(0.1, abs=1e-5)
+
+
+def test_the_confidences_in_the_documentation_are_those_of_the_function():
+    page = (Path(__file__).resolve().parents[1] / "docs" / "calibration.md").read_text(encoding="utf-8")
+    weights = [float(weight) for weight in re.findall(r"\| w = ([\d.]+) ", page)]
+    rows = re.findall(r"^\| (\d+) \| ([\d. |]+) \|$", page, re.MULTILINE)
+    assert len(weights) == 4
+    assert [int(classes) for classes, _ in rows] == [2, 3, 10, 100, 1000]
+    for classes, values in rows:
+        assert values.split(" | ") == [f"{optimal_confidence(int(classes), weight):.3f}" for weight in weights]
 
 
 def test_above_the_cap_the_link_is_the_softmax():
