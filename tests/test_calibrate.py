@@ -112,7 +112,7 @@ def test_a_checkpoint_is_calibrated_on_the_rows_that_it_was_selected_on(checkpoi
     folder = checkpoint(name)
     before = json.loads((folder / "config.json").read_text())
     result = calibrate(folder, models / "reviews", miscoverage=[0.2])
-    assert result.data_rows == f"the {ROWS // 2} rows of {models / 'reviews'} that the model was selected on"
+    assert result.data_rows == f"the {ROWS // 2} rows of reviews that the model was selected on"
     assert (result.num_temperature, result.num_thresholds, result.num_left_out) == (ROWS // 4, ROWS // 4, 0)
     assert result.has_training_record
     assert [each.split for each in result.measurements] == ["validation"]

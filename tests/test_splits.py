@@ -97,7 +97,9 @@ def test_a_table_that_was_trained_on_is_evaluated_on_its_held_out_rows(table: Pa
     for path in (table, copy):
         found = load_evaluation(path, records=[record])
         assert (found.split, len(found.dataset)) == ("held-out", 40)
-        assert found.description.startswith(f"the rows of {path} held out of training (40 of 200: 20% of split 'train'")
+        assert found.description.startswith(
+            f"the rows of {path.name} held out of training (40 of 200: 20% of split 'train'"
+        )
         assert not record.seen(found.dataset).any()
 
 
@@ -108,7 +110,7 @@ def test_another_table_is_evaluated_whole(table: Path, tmp_path: Path) -> None:
     for records in ([], [record]):
         found = load_evaluation(other, records=records)
         assert (found.split, len(found.dataset)) == ("all", 51)
-        assert found.description == f"all 51 rows of {other}"
+        assert found.description == f"all 51 rows of {other.name}"
     assert record.seen(found.dataset).tolist() == [text in splits["train"]["text"] for text in found.dataset["text"]]
     whole = load_evaluation(table, records=[record], split="train")
     assert (whole.split, record.seen(whole.dataset).sum()) == ("train", 160)
@@ -118,7 +120,7 @@ def test_a_test_split_is_evaluated_where_there_is_one(tmp_path: Path) -> None:
     write_table(tmp_path / "set" / "train.csv", text=TEXTS, label=LABELS)
     write_table(tmp_path / "set" / "val.csv", text=["x", "y", "z", "w"], label=[0, 1, 2, 3])
     found = load_evaluation(tmp_path / "set")
-    assert (found.split, found.description) == ("validation", f"split 'validation' of {tmp_path / 'set'} (4 rows)")
+    assert (found.split, found.description) == ("validation", "split 'validation' of set (4 rows)")
     write_table(tmp_path / "set" / "test.csv", text=["v"], label=[2])
     found = load_evaluation(tmp_path / "set")
     assert (found.split, found.dataset["label"][:]) == ("test", [2])

@@ -18,6 +18,7 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict
 from numpy.typing import NDArray
 
+from ..runs.provenance import public_name
 from .classes import to_class_labels
 from .columns import Columns, Medium, canonical, find_column, find_sources, is_text
 from .image_folders import anchor_images
@@ -217,17 +218,18 @@ def load_evaluation(
         raise ValueError(f"split is {split!r}, but {name} has the splits {', '.join(map(str, raw.splits))}")
     named = _name_splits(raw.splits, name, None, split)
     whole = _canonical(raw, named, name, columns)
+    shown = public_name(name)
     if "test" in whole:
         rows, theirs = whole["test"], named["test"]
-        return Evaluation(rows, name, theirs, f"split {theirs!r} of {name} ({len(rows):,} rows)")
+        return Evaluation(rows, name, theirs, f"split {theirs!r} of {shown} ({len(rows):,} rows)")
     rows = whole["train"]
     digest = Splits(whole, name, {}, whole).digest if records else None
     if all(record.digest != digest for record in records):
-        return Evaluation(rows, name, "all", f"all {len(rows):,} rows of {name}")
+        return Evaluation(rows, name, "all", f"all {len(rows):,} rows of {shown}")
     splits, origin = dict(whole), {"train": f"split {named['train']!r}"}
     _carve(splits, origin, name, "test", HOLD_OUT)
     held_out = splits["test"]
-    described = f"the rows of {name} held out of training ({len(held_out):,} of {len(rows):,}: {origin['test']})"
+    described = f"the rows of {shown} held out of training ({len(held_out):,} of {len(rows):,}: {origin['test']})"
     return Evaluation(held_out, name, "held-out", described)
 
 

@@ -20,10 +20,9 @@ from typing import Any
 
 import torch
 
-from ..reports.rendering import public_name
 from ..runs.files import lock_folder
 from ..runs.processes import processes
-from ..runs.provenance import provenance
+from ..runs.provenance import provenance, public_name
 from ..runs.schema import BaselineResult, Reproduction, TrainingCurve, read_result
 from .claims import with_statistics
 from .comparison import with_recommendation

@@ -5,9 +5,10 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from ..runs.provenance import public_name
 from ..runs.schema import TrainResult
 from .card_rows import METRICS, PIPELINES, CardAttack, attack_rows
-from .rendering import is_hub_id, public_name
+from .rendering import is_hub_id
 
 _TITLES = {metric.key: metric.title for metric in METRICS}
 

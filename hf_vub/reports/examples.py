@@ -21,9 +21,10 @@ from torch import Tensor
 
 from ..data.preprocessing import clean_text
 from ..runs.files import read_records, write_text
+from ..runs.provenance import public_name
 from ..runs.schema import ImageAttackResult, ImageExample, TextAttackResult, TextExample, read_result
 from . import plots
-from .rendering import environment, escape_markdown, public_name
+from .rendering import environment, escape_markdown
 
 logger = logging.getLogger(__name__)
 

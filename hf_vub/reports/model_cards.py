@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..runs.files import read_records, write_text
+from ..runs.provenance import public_name
 from ..runs.schema import (
     Calibration,
     ImageAttackResult,
@@ -17,7 +18,7 @@ from ..runs.schema import (
 )
 from .card_metadata import metadata
 from .card_rows import METRICS, PIPELINES, CardAttack, Metric, attack_rows
-from .rendering import environment, number, public_command, public_name, share
+from .rendering import environment, number, public_command, share
 
 logger = logging.getLogger(__name__)
 

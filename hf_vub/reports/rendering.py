@@ -11,7 +11,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..runs.provenance import mask, mask_options
+from ..runs.provenance import mask_options
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -61,14 +61,6 @@ def number(value: float | None, digits: int = 4) -> str:
 def share(value: float | None) -> str:
     """Return a share in percent with one decimal; "-" for None."""
     return "-" if value is None else f"{value:.1%}"
-
-
-def public_name(name: object) -> str:
-    """Return a name that may be published: Hub ids stay, a path on this machine becomes its last component."""
-    text = mask(str(name or "unnamed"))
-    normal = text.replace("\\", "/").rstrip("/")
-    local = normal.startswith((".", "/", "~")) or normal.count("/") > 1 or ":" in normal or Path(text).exists()
-    return (normal.rsplit("/", 1)[-1] or "unnamed") if local else normal
 
 
 def is_hub_id(name: object) -> bool:

@@ -103,3 +103,11 @@ class Provenance(TypedDict):
 def provenance() -> Provenance:
     """Return schema, versions, command and commit, which every result JSON carries so that it can be made again."""
     return {"schema": SCHEMA, "versions": versions(), "command": command(), "commit": commit()}
+
+
+def public_name(name: object) -> str:
+    """Return a name that may be published: Hub ids stay, a path on this machine becomes its last component."""
+    text = mask(str(name or "unnamed"))
+    normal = text.replace("\\", "/").rstrip("/")
+    local = normal.startswith((".", "/", "~")) or normal.count("/") > 1 or ":" in normal or Path(text).exists()
+    return (normal.rsplit("/", 1)[-1] or "unnamed") if local else normal

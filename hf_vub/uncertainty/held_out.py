@@ -12,6 +12,7 @@ from ..data.columns import Columns, canonical, find_sources
 from ..data.record import TrainingRecord, row_digests
 from ..data.splits import load_evaluation, load_splits
 from ..model.loading import Task
+from ..runs.provenance import public_name
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,10 @@ def _validation_rows(source: RowSource, record: TrainingRecord | None, model: st
         chosen = np.isin(digests, record.validation) & ~np.isin(digests, record.train)
         if chosen.any():
             number = int(chosen.sum())
-            described = f"the {number:,} rows of {source.name} that the model was selected on"
+            described = f"the {number:,} rows of {public_name(source.name)} that the model was selected on"
             return HeldOut(rows.select(np.flatnonzero(chosen)), source.name, "validation", described, 0)
     if "validation" in splits:
-        described = f"{splits.origin['validation']} of {source.name}"
+        described = f"{splits.origin['validation']} of {public_name(source.name)}"
         return _unseen(splits["validation"], source, "validation", described, record, model)
     why = "has no record of its training rows" if record is None else "was selected on none of its rows"
     raise ValueError(
