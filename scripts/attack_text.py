@@ -3,6 +3,7 @@
     python scripts/attack_text.py --model user/vub-bert-imdb --dataset imdb --recipe deepwordbug --output_dir runs/dwb
     python scripts/attack_text.py --model runs/my-model --dataset reviews.parquet --recipe pwws --num_examples 100
     python scripts/attack_text.py --model runs/stock runs/vib runs/vub --dataset imdb --output_dir runs/pwws --bf16
+    python scripts/attack_text.py --model runs/vub --dataset imdb --guide runs/stock --search both --output_dir runs/dwb
     accelerate launch scripts/attack_text.py --model ... --dataset ... --output_dir runs/pwws --recipe pwws
 
 What is attacked: texts of the test split, of a file without splits all texts. If the model was trained on that very
@@ -13,6 +14,10 @@ What is written: result.json, records.jsonl (one line per text), run.json, and e
 that were misclassified after the attack with the changed words marked. The same command resumes a run that was killed,
 and ends with the same result. Several processes share the texts. Several models on one frozen backbone are attacked
 together, at little more than the cost of one, each in its own folder.
+
+Guide: a recipe climbs the score of the model that it attacks, and gives up where that score is flat, whatever the
+model's decisions do. --guide names another classifier, best the stock model: the search climbs its score, and the model
+decides. --search both makes both searches of every text and counts the worse outcome.
 
 Recipes: deepwordbug, pwws, or the class name of any TextAttack recipe against classifiers. DeepWordBug reads NLTK's
 stopwords, and PWWS reads its WordNet too: --prefetch downloads both, and says what to do without a network.
@@ -29,6 +34,7 @@ SHOWN = (
     *("clean_accuracy", "accuracy_under_attack", "attack_success_rate", "attack_success_interval"),
     *("words_perturbed_mean", "queries_mean", "stopwords", "seconds"),
 )
+SHOWN_IF_KNOWN = ("guide", "search", "num_unconfirmed")
 
 
 @dataclass
@@ -56,6 +62,14 @@ class Arguments:
     )
     bf16: bool = field(default=False, metadata={"help": "Run the backbone in bfloat16."})
     query_budget: int | None = field(default=None, metadata={"help": "Queries per text; no limit by default."})
+    max_words: int = field(default=4000, metadata={"help": "Words per text; longer texts are skipped."})
+    guide: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id of the classifier whose score the search climbs."}
+    )
+    search: str | None = field(
+        default=None,
+        metadata={"help": "own, guided (the default with a guide), or both, the worse outcome of each text."},
+    )
     split: str | None = field(default=None, metadata={"help": "Split of the data set; its test split by default."})
     text_column: str | None = field(
         default=None,
@@ -100,8 +114,12 @@ def main() -> None:
     if not processes().is_main_process:
         return
     print(f"{'rows':24}{results[0].data_rows}")
-    for name in SHOWN:
+    for name in (*SHOWN, *(name for name in SHOWN_IF_KNOWN if any(result.get(name) is not None for result in results))):
         print(f"{name:24}{'  '.join(f'{_shown(result.get(name)):24}' for result in results).rstrip()}")
+    for search in ("own", "guided"):
+        if outcomes := [result.searches[search] for result in results if result.searches]:
+            rates = [f"{_shown(each.attack_success_rate)} ({each.num_alone} alone)" for each in outcomes]
+            print(f"{f'success, {search}':24}{'  '.join(f'{rate:24}' for rate in rates).rstrip()}")
     if arguments.output_dir is None:
         sys.stderr.write("nothing was saved: name an --output_dir to keep the result and its records\n")
         return

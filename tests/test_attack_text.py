@@ -12,17 +12,16 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
-    BertConfig,
     BertForSequenceClassification,
     PreTrainedTokenizerFast,
 )
 
 from helpers import mini_wordnet
+from helpers.reviews import reviews, tiny_bert, train, word_tokenizer
 from hf_vub import VUBForSequenceClassification
 from hf_vub.attacks import shared_heads
-from hf_vub.attacks.text import nltk_resources, recipes
+from hf_vub.attacks.text import method, nltk_resources, recipes
 from hf_vub.attacks.text.classifier import TextClassifier, TokenFeatures
 from hf_vub.compute.contexts import seeded
 from hf_vub.data.preprocessing import clean_text
@@ -33,49 +32,21 @@ from hf_vub.runs.files import read_json, read_records, write_json
 pytestmark = pytest.mark.skipif(find_spec("textattack") is None, reason="text attacks are an optional extra")
 ROOT = Path(__file__).resolve().parents[1]
 
-GOOD = ["good", "great", "superb", "charming", "moving", "witty"]
-BAD = ["bad", "poor", "awful", "clumsy", "dull", "tired"]
-NEUTRAL = ["film", "movie", "plot", "actor", "scene", "ending", "music", "story", "watched", "evening", "cinema"]
 SYNSETS = {
     "adj": [["good", "superb", "nice"], ["great", "dull"], ["bad", "poor", "witty"], ["awful", "charming"]],
     "noun": [["film", "movie"], ["plot", "story"]],
 }
 
 
-def reviews(rows, seed=0):
-    """Sentences whose label is the sign of their adjectives."""
-    rng = np.random.default_rng(seed)
-    texts, labels = [], []
-    for _ in range(rows):
-        label = int(rng.integers(2))
-        words = list(rng.choice(NEUTRAL, rng.integers(4, 12))) + list(rng.choice(GOOD if label else BAD, 2))
-        words += list(rng.choice(BAD if label else GOOD, rng.integers(2)))
-        rng.shuffle(words)
-        texts.append(f"The {' '.join(words)}.")
-        labels.append(label)
-    features = Features({"text": Value("string"), "label": ClassLabel(names=["neg", "pos"])})
-    return Dataset.from_dict({"text": texts, "label": labels}, features=features)
-
-
 @pytest.fixture(scope="module")
 def tokenizer():
-    pieces = [*"abcdefghijklmnopqrstuvwxyz", *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"), ".", "the"]
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *pieces, *GOOD, *BAD, *NEUTRAL]
-    backend = Tokenizer(models.WordPiece({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer()
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=24, **special)
+    return word_tokenizer()
 
 
 @pytest.fixture(scope="module")
 def victim(tokenizer):
     """A tiny BERT that has learnt what the adjectives mean."""
-    torch.manual_seed(0)
-    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=32, num_labels=2, **size)
-    return train(BertForSequenceClassification(config), tokenizer)
+    return train(tiny_bert(tokenizer), tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -86,22 +57,6 @@ def noisy(victim, tokenizer, tmp_path_factory):
     torch.manual_seed(0)
     model = VUBForSequenceClassification.from_pretrained(folder, objective="vib", beta=1e-2, num_train_samples=1)
     return train(model, tokenizer)
-
-
-def train(model, tokenizer, steps=60):
-    data = reviews(512, seed=1)
-    batch = tokenizer(data["text"][:], padding=True, truncation=True, return_tensors="pt")
-    batch.pop("token_type_ids", None)
-    labels = torch.tensor(data["label"][:])
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    model.train()
-    for step in range(steps):
-        rows = torch.arange(step * 64, (step + 1) * 64) % len(labels)
-        loss = model(**{name: values[rows] for name, values in batch.items()}, labels=labels[rows]).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return model.eval()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -216,7 +171,7 @@ def test_figures_follow_from_the_records(run, tmp_path):
 
 def test_figures_by_hand(api):
     attacked = {"status": "attacked", "prediction": 1, "label": 1}
-    result = api._summary(
+    result = method.summary(
         [
             {**attacked, "success": True, "words_perturbed": 2, "queries": 10},
             {**attacked, "success": True, "words_perturbed": 4, "queries": 30},

@@ -18,27 +18,28 @@ TextAttack caches answers by text there, so a random predictor gives one frozen 
 afresh for every query.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ...compute.contexts import frozen
 from ...data.labels import class_names
 from ...data.record import TrainingRecord
-from ...metrics.intervals import share_interval, wilson_interval
-from ...metrics.robustness import attack_summary
 from ...model.loading import backbone_dtype, backbone_of
 from ...runs.digests import weights_digest
-from ...runs.schema import TextAttackResult, TextRedraws
-from ..runner import Method, Record, Target, not_skipped, run
+from ...runs.schema import TextAttackResult
+from ..runner import Target, run
 from ..sample import Sample, SampleOptions, open_sample
-from ..victim import Victim, check_counts, parse_noise
+from ..victim import Victim, parse_noise
 from . import nltk_resources, textattack_compat
 from .classifier import TextClassifier, TokenFeatures
+from .guide import Guide, GuideModel, load_guide
+from .method import SearchOptions, TextMethod
 from .recipes import Searcher, resolve_recipe
 
 
@@ -58,6 +59,8 @@ def attack_text(
     dtype: str | None = None,
     query_budget: int | None = None,
     max_words: int = 4000,
+    guide: GuideModel | None = None,
+    search: str | None = None,
     output_dir: str | Path | None = None,
     split: str | None = None,
     text_column: str | Sequence[str] | None = None,
@@ -84,9 +87,15 @@ def attack_text(
         max_length: tokens that a text is cut to, as in training; by default the limit of tokenizer and model.
         batch_size: texts of ``max_length`` tokens per forward pass; of shorter ones as many more as have their tokens.
             By default 2,048 tokens on a CPU and 16,384 elsewhere.
-        dtype: ``"bfloat16"`` for the backbone; None leaves it as it is. Logits are always float32.
+        dtype: ``"bfloat16"`` for the backbone; None leaves it as it is. Logits are always float32. A success in a lower
+            precision counts only if the classifier in float32 confirms it; random predictors are scored by ``redraws``.
         query_budget: queries per text after which the attack gives up; None for no limit.
         max_words: longer texts are skipped, as an attack's time grows with the square of their length.
+        guide: another classifier (a module, or the folder or Hub id of one) whose score the search climbs, while
+            ``model`` decides: an attack by its own score stops where that score is flat. Also a head that takes the
+            features of ``model``. None for the recipe as published.
+        search: ``"guided"`` (the default with a guide), or ``"both"``: by its own score and guided, and of each text
+            the worse outcome. Where model and guide share a frozen backbone, both cost about twice one attack.
         output_dir: folder for the result and records; a run found there is resumed. None saves nothing. In a subfolder
             of the checkpoint that is attacked, the checkpoint's model card shows the result.
         split: split of a named data set; its test split by default.
@@ -102,13 +111,14 @@ def attack_text(
     Returns:
         The result: ``clean_accuracy`` over all texts but skipped ones, ``accuracy_under_attack``,
         ``attack_success_rate`` over the texts classified correctly, with its 95 % Wilson interval;
-        ``words_perturbed_mean`` over successes, ``queries_mean`` over attacked texts; for a random predictor
-        ``redraws``; ``skipped``, the reasons why texts were skipped; ``data_rows``, which rows were attacked, and
-        ``rows_seen_in_training``, how many of them the checkpoint was trained or selected on.
+        ``words_perturbed_mean`` over successes, ``queries_mean`` over attacked texts; ``searches``, the rates of each
+        search where both were made; for a random predictor ``redraws``; ``skipped``, the reasons why texts were
+        skipped; ``data_rows``, which rows were attacked, and ``rows_seen_in_training``, how many of them the checkpoint
+        was trained or selected on.
 
     Raises:
-        ValueError: an argument is out of range, the recipe is unknown, classes cannot be matched, or ``output_dir``
-            holds another run.
+        ValueError: an argument is out of range, the recipe is unknown or takes no guide, classes cannot be matched, or
+            ``output_dir`` holds another run.
         nltk_resources.ResourceError: the recipe reads something that is not on this machine.
         ImportError: a package is missing; the sentence has the command that installs it.
 
@@ -122,8 +132,8 @@ def attack_text(
         revision=revision, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     rows = SampleOptions(dataset, num_examples, how, seed, split, text_column, label_column, match_labels)
-    search = _Search(resolve_recipe(recipe), query_budget, max_words)
-    return _attack(victim, rows, search, None, output_dir, progress)[""]
+    how_to_search = SearchOptions(resolve_recipe(recipe), query_budget, max_words, guide, search)
+    return _attack(victim, rows, how_to_search, None, output_dir, progress)[""]
 
 
 def attack_text_heads(
@@ -143,6 +153,8 @@ def attack_text_heads(
     dtype: str | None = None,
     query_budget: int | None = None,
     max_words: int = 4000,
+    guide: GuideModel | None = None,
+    search: str | None = None,
     output_dir: str | Path | None = None,
     split: str | None = None,
     text_column: str | Sequence[str] | None = None,
@@ -182,8 +194,8 @@ def attack_text_heads(
         revision=revision, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     rows = SampleOptions(dataset, num_examples, how, seed, split, text_column, label_column, match_labels)
-    search = _Search(resolve_recipe(recipe), query_budget, max_words)
-    return _attack(victim, rows, search, named, output_dir, progress)
+    how_to_search = SearchOptions(resolve_recipe(recipe), query_budget, max_words, guide, search)
+    return _attack(victim, rows, how_to_search, named, output_dir, progress)
 
 
 def wrapper(
@@ -215,68 +227,10 @@ def wrapper(
     return wrapped(TokenFeatures(network, processor, max_length, batch_size), draws=parse_noise(noise))
 
 
-@dataclass(frozen=True)
-class _Search:
-    """How a text is searched for an adversarial one."""
-
-    recipe: str
-    query_budget: int | None
-    max_words: int
-
-    def __post_init__(self) -> None:
-        check_counts(query_budget=self.query_budget, max_words=self.max_words)
-
-
-class _TextMethod(Method[TextAttackResult]):
-    """Attack texts one by one, on every head of one backbone."""
-
-    unit = "text"
-
-    def __init__(
-        self,
-        sample: Sample,
-        texts: list[str],
-        pairs: list[str] | None,
-        classifiers: dict[str, TextClassifier],
-        searcher: Searcher,
-    ):
-        self.sample, self.texts, self.pairs = sample, texts, pairs
-        self.classifiers, self.searcher = classifiers, searcher
-        first = next(iter(classifiers.values()))
-        self.features, self.draws = first.features, first.draws
-
-    def seed_key(self, group: range) -> int:
-        return self.sample.rows[group.start]
-
-    def attack(self, target: str, group: range) -> list[Record]:
-        (position,) = group
-        classifier, label = self.classifiers[target], self.sample.labels[position]
-        record: Record = {"index": self.sample.rows[position], "label": label}
-        if label < 0:
-            return [{**record, "status": "skipped: it has no label", "seconds": 0.0}]
-        self.features.second = self.pairs[position] if self.pairs else None
-        found = self.searcher.attack(classifier, self.texts[position], label)
-        classifier.clear()
-        return [{**record, **found}]
-
-    def end_group(self) -> None:
-        self.features.clear()
-        self.searcher.clear()
-
-    def succeeded(self, record: Record) -> bool:
-        return bool(record["success"])
-
-    def result(
-        self, about: Mapping[str, Any], settings: Mapping[str, Any], records: Sequence[Record]
-    ) -> TextAttackResult:
-        fields = {**settings, **about, "weights": tuple(settings["weights"]), "redraws": None}
-        return TextAttackResult(**{**fields, **_summary(records, self.draws, settings["redraws"])})
-
-
 def _attack(
     victim: Victim,
     options: SampleOptions,
-    search: _Search,
+    search: SearchOptions,
     heads: Mapping[str, nn.Module] | None,
     output_dir: str | Path | None,
     progress: bool,
@@ -285,16 +239,14 @@ def _attack(
     sources = nltk_resources.check(search.recipe)
     trained_on = _training_records(victim, heads)
     sample = open_sample(options, "text", [record for record in trained_on.values() if record is not None])
-    network, tokenizer, model_name = victim.load("text")
+    loaded = victim.load("text")
+    network = loaded.network
     if heads is not None and not hasattr(network, "features"):
         kind = type(network).__name__
         raise TypeError(f"model must have features(**inputs), but {kind} has none: use attack_text instead")
-    features = TokenFeatures(network, tokenizer, victim.max_length, victim.batch_size)
-    device = next(network.parameters()).device
-    classifiers = {
-        name: TextClassifier(features, None if head is None else head.to(device), victim.draws)
-        for name, head in _named(heads).items()
-    }
+    features, own_head, guide = load_guide(search.guide, victim, loaded)
+    classifiers = _classifiers(features, {"": own_head} if heads is None else heads, victim.draws)
+    precise = {} if victim.draws else _precise(victim, features, _named(heads))
     # The head that a shared backbone came with is never asked, and may differ from process to process.
     backbone = weights_digest(network if heads is None else backbone_of(network))
     targets = {}
@@ -302,27 +254,60 @@ def _attack(
         settings = {**({"head": name} if name else {}), "weights": [backbone, weights_digest(classifier.head)]}
         own_name = getattr(classifier.head, "name_or_path", None) if name else None
         folder = None if output_dir is None else Path(output_dir) / name
-        targets[name] = Target(own_name or model_name, settings, folder, trained_on[name])
+        targets[name] = Target(own_name or loaded.name, settings, folder, trained_on[name])
     with ExitStack() as stack:
         for context in (textattack_compat.quiet, textattack_compat.remembered_words, textattack_compat.no_downloads):
             stack.enter_context(context())
-        for part in (network, *(classifier.head for classifier in classifiers.values())):
-            if part is not None:
-                stack.enter_context(frozen(part))
-        sample = sample.aligned(class_names(getattr(network, "config", None), _count_classes(classifiers)))
-        texts, pairs = sample.texts(), sample.second_texts()
+        for part in _modules([*classifiers.values(), *precise.values()], guide):
+            stack.enter_context(frozen(part))
+        names = class_names(getattr(network, "config", None), _count_classes(classifiers))
+        if guide is not None:
+            guide.align(names, options.match_labels)
+        sample = sample.aligned(names)
         first = next(iter(classifiers.values()))
-        searcher = Searcher(search.recipe, first, victim.redraws, search.query_budget, search.max_words)
+        searcher = Searcher(
+            search.recipe, first, victim.redraws, search.query_budget, search.max_words, guide is not None
+        )
+        method = TextMethod(sample, classifiers, searcher, search.searches, guide, precise)
         common = {
             **_settings(victim, search, sample, features),
-            "rows": sample.digest(texts, *([pairs] if pairs else [])),
+            **({"confirmed_in": "float32"} if precise else {}),
+            **_guide_settings(search, guide),
+            "rows": sample.digest(method.texts, *([method.pairs] if method.pairs else [])),
             **sources,
         }
-        method = _TextMethod(sample, texts, pairs, classifiers, searcher)
         return run(method, sample, targets, common, progress)
 
 
-def _settings(victim: Victim, search: _Search, sample: Sample, features: TokenFeatures) -> dict[str, Any]:
+def _classifiers(
+    features: TokenFeatures, heads: Mapping[str, nn.Module | None], draws: int = 0
+) -> dict[str, TextClassifier]:
+    """Return the classifiers under attack by name, their heads on the backbone's device."""
+    device = next(features.model.parameters()).device
+    return {
+        name: TextClassifier(features, None if head is None else head.to(device), draws) for name, head in heads.items()
+    }
+
+
+def _precise(
+    victim: Victim, features: TokenFeatures, heads: Mapping[str, nn.Module | None]
+) -> dict[str, TextClassifier]:
+    """Return the classifiers in float32, where they are attacked in a lower precision; else none."""
+    if backbone_dtype(features.model) not in (torch.bfloat16, torch.float16):
+        return {}
+    network, tokenizer, _ = replace(victim, dtype="float32").load("text")
+    return _classifiers(TokenFeatures(network, tokenizer, victim.max_length, victim.batch_size), heads)
+
+
+def _modules(classifiers: Iterable[TextClassifier], guide: Guide | None) -> list[nn.Module]:
+    """Return everything that computes in an attack, once."""
+    modules = [] if guide is None else guide.modules
+    for classifier in classifiers:
+        modules = [*modules, classifier.model, *([] if classifier.head is None else [classifier.head])]
+    return list(dict.fromkeys(modules))
+
+
+def _settings(victim: Victim, search: SearchOptions, sample: Sample, features: TokenFeatures) -> dict[str, Any]:
     """Return the settings that decide the records of every head."""
     return {
         "kind": "text_attack",
@@ -339,6 +324,13 @@ def _settings(victim: Victim, search: _Search, sample: Sample, features: TokenFe
         "redraws": victim.redraws if victim.draws else 0,
         "num_examples": len(sample),
     }
+
+
+def _guide_settings(search: SearchOptions, guide: Guide | None) -> dict[str, Any]:
+    """Return what identifies a guided run; of the recipe as published, that it has no guide."""
+    if guide is None:
+        return {"guide": None, "guide_weights": None}
+    return {"guide": guide.name, "guide_weights": guide.weights, "search": search.name}
 
 
 def _named(heads: Mapping[str, nn.Module] | None) -> Mapping[str, nn.Module | None]:
@@ -365,34 +357,3 @@ def _count_classes(classifiers: Mapping[str, TextClassifier]) -> int:
     if count < 2:
         raise ValueError(f"the model must have at least 2 classes, but has {count}")
     return int(count)
-
-
-def _summary(records: Sequence[Record], draws: int, redraws: int) -> dict[str, Any]:
-    """Return the metrics of a run, from its records alone."""
-    kept = not_skipped(records)
-    tried = [record for record in kept if record["status"] == "attacked"]
-    wins = [record for record in tried if record["success"]]
-    summary: dict[str, Any] = {
-        **attack_summary(
-            [record["prediction"] == record["label"] for record in kept],
-            [record["status"] == "attacked" and not record["success"] for record in kept],
-        ),
-        "attack_success_interval": wilson_interval(len(wins), len(tried)),
-        "words_perturbed_mean": _mean([record["words_perturbed"] for record in wins]),
-        "queries_mean": _mean([record["queries"] for record in tried]),
-    }
-    if draws:
-        right = [1 - record["redraws_wrong"] / redraws for record in kept]
-        wrong = [record["redraws_wrong"] / redraws for record in tried]
-        summary["redraws"] = TextRedraws(  # intervals over texts: the share of a text's draws is one observation
-            draws=redraws,
-            accuracy_under_attack=_mean(right),
-            accuracy_under_attack_interval=share_interval(right),
-            attack_success_rate=_mean(wrong),
-            attack_success_rate_interval=share_interval(wrong),
-        )
-    return summary
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None

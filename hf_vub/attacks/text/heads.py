@@ -10,9 +10,10 @@ from transformers import AutoModelForSequenceClassification
 
 from ...data.labels import class_names, has_names
 from ...data.record import TrainingRecord
+from ...model.loading import backbone_of
 from ...model.modeling_vub import VUBForSequenceClassification, replace_classifier
 from ...model.trust import load
-from ...runs.digests import weights_digest
+from ...runs.digests import digest, weights_digest
 from ...runs.processes import processes
 
 
@@ -43,21 +44,35 @@ def shared_heads(
     heads: dict[str, nn.Module] = {}
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code, "dtype": torch.float32}
     shared = VUBForSequenceClassification.from_pretrained(str(models[0]), **options)
-    backbone, classes = weights_digest(shared.backbone), _classes(shared)
+    backbone, classes = backbone_digest(shared), _classes(shared)
     for name, model in zip(names, map(str, models), strict=True):
         network = load(AutoModelForSequenceClassification, model, **options)
         if _classes(network) != classes:
             raise ValueError(f"{models[0]} and {model} name their classes differently: attack them one by one")
-        if hasattr(network, "features"):
-            head, body = network.head, network.backbone
-        else:
-            head, body = replace_classifier(network), network
-        if weights_digest(body) != backbone:
+        head, _ = split(network)
+        if backbone_digest(network) != backbone:
             raise ValueError(f"{models[0]} and {model} have different backbones: attack them one by one")
         head.name_or_path = model
         head.training_record = TrainingRecord.load(model, revision)
         heads[name] = head
     return shared.to(processes().device), heads
+
+
+def split(network: Any) -> tuple[Any, nn.Module]:
+    """Return the head and the backbone of a classifier; a stock one, whose head is its last layer, is left without it.
+
+    Raises:
+        ValueError: the logits of a stock classifier do not come from exactly one linear layer.
+    """
+    if hasattr(network, "features"):
+        return network.head, network.backbone
+    return replace_classifier(network), network
+
+
+def backbone_digest(network: Any) -> str:
+    """Return what identifies the features of a classifier that was `split`: its backbone's weights and the pooling."""
+    pooling = getattr(network.config, "pooling", "stock") if hasattr(network, "features") else "stock"
+    return digest(weights_digest(backbone_of(network)), pooling)
 
 
 def _classes(network: Any) -> list[str]:

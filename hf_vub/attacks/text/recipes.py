@@ -12,6 +12,7 @@ from typing import Any
 
 from . import nltk_resources, textattack_compat
 from .classifier import TextClassifier
+from .guide import Guide
 
 CANDIDATE_BYTES = 2**27
 """Memory for the candidates of a text that TextAttack remembers, in bytes; beyond it they are made again.
@@ -65,9 +66,10 @@ class Searcher:
         redraws: fresh draws over which each final text of a random predictor is scored again.
         query_budget: queries per text after which the attack gives up; None for no limit.
         max_words: longer texts are skipped.
+        guided: texts are attacked with a guide, too.
 
     Raises:
-        ValueError: the recipe does not attack classifiers.
+        ValueError: the recipe does not attack classifiers, or it climbs no score that a guide could replace.
         nltk_resources.ResourceError: the recipe reads something that is not on this machine.
     """
 
@@ -78,6 +80,7 @@ class Searcher:
         redraws: int = 20,
         query_budget: int | None = None,
         max_words: int = 4000,
+        guided: bool = False,
     ):
         self.recipe = recipe
         self.redraws = redraws
@@ -85,6 +88,11 @@ class Searcher:
         self._textattack = textattack_compat.load()
         self._search = _build(recipe, classifier)
         goal = self._search.goal_function
+        if guided:
+            self._refuse_other_scores(goal)
+        self._guide: Guide | None = None
+        self._own_results = goal.get_results
+        goal.get_results = self._search.search_method.get_goal_results = self._results
         goal.batch_size = 2**31  # all candidates at once: the classifier makes its own batches
         # TextAttack's cache keeps every candidate of a text alive and freezes one draw per text; ours goes by tokens.
         goal.use_cache = False
@@ -107,8 +115,14 @@ class Searcher:
         self._clear_transformations()
         self._candidates = 0
 
-    def attack(self, classifier: TextClassifier, text: str, label: int) -> dict[str, Any]:
+    def attack(self, classifier: TextClassifier, text: str, label: int, guide: Guide | None = None) -> dict[str, Any]:
         """Attack one text.
+
+        Args:
+            classifier: decides.
+            text: to attack.
+            label: its class.
+            guide: the search climbs its score; None for the classifier's own.
 
         Returns:
             Its record: ``status`` ("attacked", "misclassified" or "skipped: reason"), ``original_text`` and
@@ -127,7 +141,7 @@ class Searcher:
         elif not (example := self._textattack.shared.AttackedText(text)).words:
             record["status"] = "skipped: the text has no words"
         else:
-            self._search.goal_function.model = classifier
+            self._search.goal_function.model, self._guide = classifier, guide
             record.update(self._attacked(classifier, example, label))
         return {**record, "seconds": time.perf_counter() - began}
 
@@ -171,6 +185,31 @@ class Searcher:
             texts += [candidate.tokenizer_input for candidate in found]
         if texts:
             self._search.goal_function.model(texts)
+            if self._guide is not None:
+                self._guide(texts)
+
+    def _results(self, texts: list[Any], check_skip: bool = False) -> tuple[list[Any], bool]:
+        """Return the victim's answers as TextAttack's goal function does, with the score of the guide if there is one.
+
+        The score is 1 less the guide's probability of the label. A text that the victim misclassifies scores 1 more:
+        the search ends there, also where the guide would not have chosen that text.
+        """
+        results, is_over = self._own_results(texts, check_skip=check_skip)
+        if self._guide is not None and results:
+            goal, won = self._search.goal_function, self._textattack.goal_function_results.GoalFunctionResultStatus
+            scores = (
+                1 - self._guide([text.tokenizer_input for text in texts[: len(results)]])[:, goal.ground_truth_output]
+            )
+            for result, score in zip(results, scores.tolist(), strict=True):
+                result.score = score + (result.goal_status == won.SUCCEEDED)
+        return results, is_over
+
+    def _refuse_other_scores(self, goal: Any) -> None:
+        """Raise ValueError for a recipe that a guide's score says nothing to."""
+        plain = type(goal) is self._textattack.goal_functions.UntargetedClassification
+        if not plain or not self._search.is_black_box:
+            reason = "follows gradients" if plain else "climbs no probability"
+            raise ValueError(f"recipe {self.recipe} {reason}, so no guide can replace its score: leave out the guide")
 
     def _outcome(self, classifier: TextClassifier, found: Any, label: int) -> dict[str, Any]:
         results = self._textattack.attack_results

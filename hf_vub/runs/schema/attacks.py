@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from .part import Part
+from .part import Part, nullable
 from .result import Result
 
 Interval = tuple[float, float]
@@ -28,6 +28,20 @@ class TextRedraws(Part):
     accuracy_under_attack_interval: Interval
     attack_success_rate: float | None
     attack_success_rate_interval: Interval
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SearchOutcome(Part):
+    """Rates of one of two searches that were made of the same texts."""
+
+    num_successes: int
+    num_alone: int
+    """Successes on texts on which the other search failed."""
+    accuracy_under_attack: float
+    attack_success_rate: float | None
+    attack_success_interval: Interval
+    words_perturbed_mean: float | None
+    queries_mean: float | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,7 +106,7 @@ class AttackResult(Result):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TextAttackResult(AttackResult):
-    """An attack on a text classifier."""
+    """An attack on a text classifier; its rates are those of the worse search of each text, where there are two."""
 
     kind: Literal["text_attack"] = "text_attack"
     revision: str | None
@@ -113,10 +127,22 @@ class TextAttackResult(AttackResult):
     """Where the recipe's stop words came from."""
     wordnet: str | None = None
     """Where the recipe's synonyms came from."""
+    guide: str | None = nullable()
+    """The classifier whose score a guided search climbs; None for the recipe as published."""
+    guide_weights: str | None = None
+    """Digest of the guide's weights."""
+    search: Literal["own", "guided", "both"] | None = None
+    """Whose score was climbed: the model's "own", the guide's, or both in turn. None in files older than the guide."""
+    searches: dict[str, SearchOutcome] | None = None
+    """The rates of each search, "own" and "guided", where both were made."""
     words_perturbed_mean: float | None
     """Words changed, averaged over successes; None without a success."""
     queries_mean: float | None
-    """Queries, averaged over the texts attacked."""
+    """Queries to the model, averaged over the texts attacked and summed over searches; the guide's do not count."""
+    confirmed_in: str | None = None
+    """The arithmetic that a success was confirmed in; None where the search computed in it or draws at random."""
+    num_unconfirmed: int | None = None
+    """Successes that were not confirmed, and do not count."""
     redraws: TextRedraws | None = None
 
 
