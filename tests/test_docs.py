@@ -116,7 +116,7 @@ def test_a_command_has_options_that_exist(script, options, monkeypatch):
 
 def test_every_block_is_of_a_known_kind():
     """Python and scripts are tried above; the other commands are those of installed tools."""
-    tools = {"pytest", "ruff", "mypy", "mkdocs", "pip", "textattack", "python3"}
+    tools = {"pytest", "ruff", "mypy", "mkdocs", "pip", "textattack", "python3", "mutmut"}
     for page, words in COMMANDS:
         names = {Path(word).name for word in words[:3]}
         assert names & tools or any(word.startswith("scripts/") for word in words), (page, words)
