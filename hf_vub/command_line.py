@@ -163,6 +163,8 @@ def parse(
     for action in parser._actions:
         if action.type is float:
             action.type = _finite
+    end_with = parser.error
+    vars(parser)["error"] = lambda message: end_with(_abbreviated(message))
     words = list(sys.argv[1:] if args is None else args)
     _shorten(parser, types, positional, everything="--help_all" in words)
     if words and not words[0].startswith("-"):
@@ -248,9 +250,12 @@ def _one_line(error: Exception) -> str:
         message = f"{message}: {error.__cause__}"
     elif isinstance(error, (TypeError, RuntimeError)):
         message = f"{message} (HF_VUB_DEBUG=1 shows where)"
-    # A value of thousands of characters would hide the sentence around it.
-    message = re.sub(r"\S{200,}", lambda found: f"{found[0][:60]}...{found[0][-20:]}", message)
-    return mask(" ".join(message.split())) or type(error).__name__
+    return mask(_abbreviated(" ".join(message.split()))) or type(error).__name__
+
+
+def _abbreviated(message: str) -> str:
+    """Return a message without the middle of words of hundreds of characters, which would hide the sentence."""
+    return re.sub(r"\S{200,}", lambda found: f"{found[0][:60]}...{found[0][-20:]}", message)
 
 
 def _shorten(parser: argparse.ArgumentParser, types: list[Any], positional: str | None, everything: bool) -> None:

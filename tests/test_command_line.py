@@ -74,6 +74,14 @@ def test_a_file_gives_values_and_later_options_override_them(tmp_path: Path, suf
     assert isinstance(run.learning_rate, float)
 
 
+def test_an_endless_value_does_not_hide_the_sentence(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        parse(Run, args=["--dataset", "a", "--seed", "x" * 5000])
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "argument --seed: invalid int value: 'xxx" in message
+    assert len(message) < 200
+
+
 def test_a_file_gives_a_list_one_value_and_a_number_any_form(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("{dataset: 7, names: b, learning_rate: 1e-3, seed: null}")
     assert parse(Run, args=[str(tmp_path / "run.yaml")]) == (Run("7", learning_rate=0.001, names=["b"]),)
