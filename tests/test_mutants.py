@@ -110,6 +110,22 @@ def test_evaluation_weighs_the_rate_with_the_configured_beta(tmp_path):
     assert found["eval_loss"] == pytest.approx(found["eval_cross_entropy"] + 0.5 * found["eval_rate"], rel=1e-4)
 
 
+def test_every_batch_of_a_report_card_has_a_random_state_of_its_own():
+    from hf_vub.attacks.image.classifier import PixelModel
+    from hf_vub.attacks.masking import _Trial
+
+    trial = _Trial(PixelModel(torch.nn.Flatten()), torch.rand(4, 1, 2, 2), torch.zeros(4, dtype=torch.long), 2, 5, 20)
+    drawn = []
+
+    def measure(images, labels):
+        drawn.append(torch.rand(1, len(images)))
+        return drawn[-1]
+
+    assert trial._means(measure) == trial._means(measure)
+    assert torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0], drawn[1])
+
+
 def test_auto_projected_gradient_hands_over_its_numbers_and_keeps_what_fooled_the_model(monkeypatch):
     pytest.importorskip("art")
     from hf_vub.attacks.image import adversaries
