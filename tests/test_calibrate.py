@@ -401,6 +401,17 @@ def test_the_card_shows_the_calibration(checkpoint, models):
     assert "calibration.png" in card
     assert f"fitted on the {ROWS // 2} rows of reviews that the model was selected on" in card
     assert str(models) not in card
+    named = calibrate(checkpoint("stock"), models / "reviews", split="test", miscoverage=[0.2])
+    assert named.data_rows == "split 'test' of reviews (60 rows)"
+
+
+def test_without_matplotlib_a_checkpoint_is_calibrated_all_the_same(checkpoint, models, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    folder = checkpoint("vub")
+    with caplog.at_level(logging.WARNING):
+        calibrate(folder, models / "reviews", miscoverage=[0.2])
+    assert "has no new diagram and card: plots need matplotlib" in caplog.text
+    assert (folder / "calibration.json").exists()
 
 
 def test_the_reliability_diagram_needs_no_full_bins(calibrated):

@@ -127,7 +127,6 @@ def model_card(
             epochs=_epoch_rows(epochs),
             calibration=calibration,
             calibrated=_calibration_rows(calibration),
-            calibration_rows=_calibrated_on(calibration),
             versions=result.versions,
         )
     )
@@ -208,19 +207,8 @@ def _attacked_rows(attack: CardAttack) -> str | None:
     return f"{attack.attack}: {attack.data_rows}. {known}"
 
 
-def _calibrated_on(calibration: Calibration | None) -> list[str]:
-    """Return which rows a calibration was fitted on and which it was measured on, without paths of this machine."""
-    if calibration is None:
-        return []
-    described = (calibration.data_rows, calibration.measurements[-1].data_rows)
-    return [rows.replace(calibration.dataset, public_name(calibration.dataset)) for rows in described]
-
-
 def _calibration_rows(calibration: Calibration | None) -> list[tuple[str, str, str]]:
-    """Return the metrics before and after a calibration with their intervals, on the test rows where these were read.
-
-    They are those of the last measurement.
-    """
+    """Return the metrics of the last measurement before and after a calibration, with their intervals."""
     if calibration is None:
         return []
     measured = calibration.measurements[-1]

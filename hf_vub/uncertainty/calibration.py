@@ -68,8 +68,8 @@ def calibrate(
 
     A VUB checkpoint gets ``probabilities``, ``calibration_temperature`` and ``conformal_thresholds`` in its
     ``config.json``: its ``output.probabilities`` follow them, its logits stay. Any checkpoint gets
-    ``calibration.json``, a reliability diagram where matplotlib is installed, and a new model card where it has a
-    training result. :func:`~hf_vub.uncertainty.classifier_pipeline` gives scores that follow the calibration.
+    ``calibration.json``, a reliability diagram, and a new model card where it has a training result; the last two need
+    the extra "report". :func:`~hf_vub.uncertainty.classifier_pipeline` gives scores that follow the calibration.
 
     Args:
         model: folder or Hub id of a VUB or stock classifier.
@@ -262,9 +262,9 @@ def _log_scores(network: nn.Module, logits: Floats, kind: Kind) -> Floats:
 
 
 def _show(folder: Path, calibration: Calibration) -> None:
-    """Write the reliability diagram and the card."""
+    """Write the reliability diagram and the card, as far as their packages are installed."""
     try:
         save(reliability_diagram(calibration.measurements[-1]), folder / "calibration")
+        refresh_model_card(folder)
     except ImportError as error:
-        logger.warning("no reliability diagram is drawn: %s", error)
-    refresh_model_card(folder)
+        logger.warning("%s is calibrated, but has no new diagram and card: %s", folder, error)

@@ -85,7 +85,9 @@ def held_out_rows(source: RowSource, split: str | None, record: TrainingRecord |
             label_column=source.columns.label,
             image_column=source.columns.image,
         )
-        return _unseen(found.dataset, source, found.split, f"split {split!r} of {source.name}", record, model)
+        return _unseen(
+            found.dataset, source, found.split, f"split {split!r} of {public_name(source.name)}", record, model
+        )
     return _validation_rows(source, record, model)
 
 
