@@ -125,3 +125,36 @@ def test_a_report_card_says_what_is_wrong_before_any_attack(world, tmp_path, mon
     outcome = fuzzing.run(command, tmp_path)
     assert outcome.code == 2
     assert "nowhere" in outcome.err.splitlines()[-1]
+
+
+def test_a_report_card_goes_on_from_the_batches_it_has(world, tmp_path, monkeypatch):
+    """Stopped in the middle, it attacks only what is missing and ends with the same card; other settings fail."""
+    from hf_vub.attacks import report_card
+    from hf_vub.attacks.trial import Trial
+
+    options = {"num_examples": 8, "batch_size": 4, "steps": 2, "square_steps": 5, "progress": False}
+    whole = report_card(world.resnet, world.images, **options, output_dir=tmp_path / "whole")
+    measured = []
+    batch = Trial.accuracies
+
+    def stop_at(number):
+        def accuracies(*args):
+            if len(measured) == number:
+                raise KeyboardInterrupt
+            measured.append(args)
+            return batch(*args)
+
+        return accuracies
+
+    monkeypatch.setattr(Trial, "accuracies", stop_at(2))
+    with pytest.raises(KeyboardInterrupt):
+        report_card(world.resnet, world.images, **options, output_dir=tmp_path / "stopped")
+    monkeypatch.setattr(Trial, "accuracies", batch)
+    records = tmp_path / "stopped" / "report_card" / "records.jsonl"
+    done = records.read_text()
+    resumed = report_card(world.resnet, world.images, **options, output_dir=tmp_path / "stopped")
+    assert records.read_text().startswith(done)
+    assert done.count("\n") > 1
+    assert {**dict(resumed), "seconds": 0} == {**dict(whole), "seconds": 0}
+    with pytest.raises(ValueError, match="holds a run with epsilon"):
+        report_card(world.resnet, world.images, **options, epsilon=0.5, output_dir=tmp_path / "stopped")

@@ -112,9 +112,9 @@ def test_evaluation_weighs_the_rate_with_the_configured_beta(tmp_path):
 
 def test_every_batch_of_a_report_card_has_a_random_state_of_its_own():
     from hf_vub.attacks.image.classifier import PixelModel
-    from hf_vub.attacks.masking import _Trial
+    from hf_vub.attacks.trial import Trial
 
-    trial = _Trial(PixelModel(torch.nn.Flatten()), torch.rand(4, 1, 2, 2), torch.zeros(4, dtype=torch.long), 2, 5, 20)
+    trial = Trial(PixelModel(torch.nn.Flatten()), torch.rand(4, 1, 2, 2), torch.zeros(4, dtype=torch.long), 2, 5, 20)
     drawn = []
 
     def measure(images, labels):

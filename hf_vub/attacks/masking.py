@@ -8,32 +8,34 @@ bottleneck models were found to do so ("A Closer Look at the Adversarial Robustn
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from ..compute.contexts import frozen, seeded
+from ..compute.contexts import frozen
 from ..data.record import TrainingRecord
 from ..model.loading import LoadedClassifier
+from ..runs.digests import tensor_digest, weights_digest
+from ..runs.processes import processes
 from ..runs.provenance import provenance
+from ..runs.run_log import RunLog
 from ..runs.schema import Check, ReportCard, ReportCurves
 from .image.adversaries import Attack, FastGradient, ProjectedGradient, Square, parse_epsilons
 from .image.classifier import PixelModel
-from .image.examples import fit_sample, read_pixels
 from .runner import describe, warn_if_seen
-from .sample import Sample, SampleOptions, open_sample
+from .sample import SampleOptions, open_sample
+from .trial import Trial, make_trial
 from .victim import Victim, check_counts
 
 logger = logging.getLogger(__name__)
 
 _EOT_DRAWS = (1, 5, 10, 20, 40)
-_NOISE_DRAWS = 10
 
 
 def report_card(
@@ -96,7 +98,8 @@ def report_card(
             ``redraws`` draws leaves to chance, are not held against the model.
         redraws: fresh draws over which a random predictor is scored.
         batch_size: examples attacked together.
-        output_dir: folder for ``report_card.json``; None saves nothing.
+        output_dir: folder for ``report_card.json`` and, in ``report_card/``, for every finished batch, with which the
+            same call goes on after a kill; None saves nothing.
         split: split of a named data set; its test split by default.
         image_column: column of images; the usual names are recognised.
         label_column: column of labels; the usual names are recognised.
@@ -129,10 +132,12 @@ def report_card(
     )  # fmt: skip
     options = SampleOptions(dataset, num_examples, how, seed, split, image_column, label_column, match_labels)
     attacks = _Attacks(ProjectedGradient(steps=steps), Square(steps=square_steps), budget)
-    card = _make_card(victim, options, attacks, transfer_from, tolerance, progress)
-    card = replace(card, steps={"pgd": steps, "square": square_steps}, seconds=time.perf_counter() - began)
-    if output_dir is not None:
-        card.save(Path(output_dir) / "report_card.json")
+    folder = None if output_dir is None else Path(output_dir)
+    card = _make_card(victim, options, attacks, transfer_from, tolerance, progress, folder)
+    seconds = card.seconds + time.perf_counter() - began
+    card = replace(card, steps={"pgd": steps, "square": square_steps}, seconds=seconds)
+    if folder is not None:
+        card.save(folder / "report_card.json")
     return card
 
 
@@ -143,8 +148,9 @@ def _make_card(
     transfer_from: Sequence[nn.Module | str | Path],
     tolerance: float,
     progress: bool,
+    folder: Path | None,
 ) -> ReportCard:
-    """Attack the examples that a classifier gets right, and return the card without its steps and time."""
+    """Attack the examples that a classifier gets right; the card lacks its steps, and the time since this start."""
     record = TrainingRecord.load(victim.model, victim.revision)
     sample = open_sample(options, "image", [record] if record is not None else [])
     network, processor, name = victim.load("image")
@@ -155,13 +161,17 @@ def _make_card(
     seen = sample.seen_in_training(record)
     describe(sample, progress)
     warn_if_seen(seen, sample, name)
-    with frozen(network):
+    with frozen(network), ExitStack() as stack:
         scorer = PixelModel(network, processor, victim.noise)
-        trial, clean_accuracy = _trial(sample, scorer, victim)
+        trial, clean_accuracy = make_trial(sample, scorer, victim)
         slack = max(tolerance, 1 / len(trial.images))
         if scorer.random:
             # Two standard errors, at the most, of a difference between accuracies that are each a mean of draws.
             slack = max(slack, math.sqrt(2 / (len(trial.images) * victim.redraws)))
+        if folder is not None:
+            settings = _settings(trial, victim, attacks, [network, *(sibling.network for sibling in siblings)])
+            settings |= {"model": name, "rows": sample.digest(), "seed": options.seed}
+            trial.log = stack.enter_context(RunLog(folder / "report_card", settings, processes()))
         curves, checks = _examine(trial, attacks, siblings, slack)
     return ReportCard(
         **provenance(),
@@ -179,13 +189,27 @@ def _make_card(
         passed=all(check.passed is not False for check in checks),
         checks=tuple(checks),
         curves=curves,
-        seconds=0.0,
+        seconds=trial.seconds_before,
         split=sample.split,
         data_rows=sample.description,
         rows_seen_in_training=seen,
         has_training_record=seen is not None,
         match_labels=options.match_labels,
     )
+
+
+def _settings(trial: Trial, victim: Victim, attacks: "_Attacks", networks: Sequence[nn.Module]) -> dict[str, Any]:
+    """Return what decides the numbers of every batch."""
+    return {
+        "kind": "report_card_batches",
+        "weights": [weights_digest(network) for network in networks],
+        "images": tensor_digest(trial.images, trial.labels),
+        "attacks": [asdict(attacks.pgd), asdict(attacks.square)],
+        "epsilon": attacks.budget,
+        "noise": victim.noise,
+        "redraws": victim.redraws,
+        "batch_size": victim.batch_size,
+    }
 
 
 @dataclass(frozen=True)
@@ -208,7 +232,7 @@ class _Attacks:
 
 
 def _examine(
-    trial: "_Trial", attacks: _Attacks, siblings: Sequence[LoadedClassifier], slack: float
+    trial: Trial, attacks: _Attacks, siblings: Sequence[LoadedClassifier], slack: float
 ) -> tuple[ReportCurves, list[Check]]:
     """Run the attacks and make every check."""
     scorer, budgets, few, pgd = trial.scorer, attacks.budgets, attacks.few, attacks.pgd
@@ -247,94 +271,9 @@ def _examine(
     return curves, checks
 
 
-class _Trial:
-    """The examples that are classified correctly, and the accuracy that attacks leave on them."""
-
-    def __init__(self, scorer: PixelModel, images: Tensor, labels: Tensor, batch_size: int, seed: int, redraws: int):
-        self.scorer, self.images, self.labels = scorer, images, labels
-        self.batch_size, self.seed = batch_size, seed
-        self.redraws = redraws if scorer.random else 0
-
-    def accuracies(self, attacker: PixelModel, adversary: Attack, budgets: Sequence[float]) -> list[float]:
-        """Return the declared predictor's accuracy per budget, on images that ``adversary`` makes on ``attacker``."""
-        return self._means(
-            lambda images, labels: torch.stack(
-                [self._correct(found.adversarial, labels) for found in adversary(attacker, images, labels, budgets)]
-            )
-        )
-
-    def under_noise(self, budgets: Sequence[float]) -> list[float]:
-        """Return the accuracy per budget under the worst of several draws of random signs."""
-
-        def measure(images: Tensor, labels: Tensor) -> Tensor:
-            rows = []
-            for epsilon in budgets:
-                signs = [torch.randint_like(images, 0, 2) * 2 - 1 for _ in range(_NOISE_DRAWS)]
-                correct = [self._correct((images + epsilon * sign).clamp(0, 1), labels) for sign in signs]
-                rows.append(torch.stack(correct).amin(dim=0))
-            return torch.stack(rows)
-
-        return self._means(measure)
-
-    def zero_shares(self, attacker: PixelModel) -> list[float]:
-        """Return the share of the input gradient's entries, and of whole gradients, that are exactly zero."""
-
-        def measure(images: Tensor, labels: Tensor) -> Tensor:
-            pixels = images.clone().requires_grad_()
-            loss = F.cross_entropy(attacker(pixels), labels, reduction="sum")
-            zero = (torch.autograd.grad(loss, pixels)[0] == 0).flatten(1).float()
-            return torch.stack([zero.mean(dim=1), zero.amin(dim=1)])
-
-        return self._means(measure)
-
-    def _correct(self, pixels: Tensor, labels: Tensor) -> Tensor:
-        """Return 1 for each correct example and 0 for each other, or the share of fresh draws that are correct."""
-        if not self.redraws:
-            return (self.scorer.predict(pixels) == labels).float()
-        return (self.scorer.redraw(pixels, self.redraws) == labels).float().mean(dim=0)
-
-    def _means(self, measure: Callable[[Tensor, Tensor], Tensor]) -> list[float]:
-        """Return means over all examples of values (values, batch), measured batch by batch from fixed seeds."""
-        parts = []
-        for start in range(0, len(self.images), self.batch_size):
-            rows = slice(start, start + self.batch_size)
-            with seeded(self.seed, start):
-                parts.append(measure(self.images[rows], self.labels[rows]))
-        means: list[float] = torch.cat(parts, dim=1).double().mean(dim=1).tolist()
-        return means
-
-
 def _own(model: nn.Module | str | Path, processor: Any) -> Any:
     """Return the image processor of a model to transfer from: a module shares that of the model under test."""
     return processor if isinstance(model, nn.Module) else None
-
-
-def _trial(sample: Sample, scorer: PixelModel, victim: Victim) -> tuple[_Trial, float]:
-    """Return the examples that the model gets right, and its accuracy over all that can be read."""
-    sample, shape = fit_sample(sample, scorer)
-    pixels, labels = [], []
-    for position, row in enumerate(sample.rows):
-        try:
-            image = read_pixels(sample, position, scorer)
-        except ValueError as error:
-            logger.warning("row %d skipped: %s", row, error)
-            continue
-        if image.shape == shape:
-            pixels.append(image)
-            labels.append(sample.labels[position])
-    device, seed = scorer.mean.device, sample.options.seed
-    batch_size = victim.batch_size or len(pixels)
-    images, classes = torch.stack(pixels).to(device), torch.tensor(labels, device=device)
-    with seeded(seed):
-        correct = _correctly_classified(images, classes, scorer, batch_size)
-    if not bool(correct.any()):
-        raise ValueError(f"the model gets none of {len(classes)} examples right: there is nothing to attack")
-    trial = _Trial(scorer, images[correct], classes[correct], batch_size, seed, victim.redraws)
-    return trial, float(correct.double().mean())
-
-
-def _correctly_classified(images: Tensor, labels: Tensor, scorer: PixelModel, batch_size: int) -> Tensor:
-    return torch.cat([scorer.predict(part) for part in images.split(batch_size)]) == labels
 
 
 def _gradients(shares: list[float]) -> Check:
@@ -370,7 +309,7 @@ def _weaker(
 
 
 def _transfer(
-    trial: _Trial, siblings: Sequence[LoadedClassifier], attacks: _Attacks, white_box: float, slack: float
+    trial: Trial, siblings: Sequence[LoadedClassifier], attacks: _Attacks, white_box: float, slack: float
 ) -> Check:
     if not siblings:
         return Check(name="transfer", passed=None, why="no other checkpoint was given to transfer from", figures={})
@@ -388,7 +327,7 @@ def _transfer(
     )
 
 
-def _expectation(trial: _Trial, attacks: _Attacks, slack: float) -> Check:
+def _expectation(trial: Trial, attacks: _Attacks, slack: float) -> Check:
     scorer = trial.scorer
     if not scorer.random:
         return Check(name="eot", passed=None, why="the predictor is not random", figures={})
