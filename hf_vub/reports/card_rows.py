@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..runs.provenance import public_name
 from ..runs.schema import AttackSummary, BudgetResult, ImageAttackResult, TextAttackResult
 from .rendering import number, share
 
@@ -86,7 +87,7 @@ def attack_rows(attack: CardAttack) -> list[AttackRow]:
         interval = at.attack_success_interval
         rows.append(
             AttackRow(
-                attack=attack.attack,
+                attack=_attack_title(attack),
                 epsilon=epsilon,
                 budget=number(epsilon),
                 num_examples=attack.num_examples,
@@ -100,3 +101,11 @@ def attack_rows(attack: CardAttack) -> list[AttackRow]:
             )
         )
     return rows
+
+
+def _attack_title(attack: CardAttack) -> str:
+    """Return the name of an attack, and of the model whose score guided it where that was not the one attacked."""
+    if not isinstance(attack, TextAttackResult) or attack.guide is None:
+        return attack.attack
+    searches = "by its own score and guided" if attack.search == "both" else "guided"
+    return f"{attack.attack}, {searches} by {public_name(attack.guide)}"
