@@ -709,7 +709,7 @@ def test_rubbish_texts_are_skipped_with_the_reason(run, tmp_path):
     assert statuses[1:4] == [
         "skipped: the text has no words",
         "skipped: the text has no words",
-        "skipped: 20000 words are more than max_words=4000",
+        "skipped: more than max_words=4000 words",
     ]
     assert all(status in ("attacked", "misclassified") for status in (statuses[0], statuses[4], statuses[5]))
     assert (result["num_examples"], result["num_skipped"]) == (3, 3)

@@ -353,7 +353,7 @@ def test_a_guide_that_numbers_its_classes_otherwise_is_read_by_name(
 def test_successes_in_bfloat16_count_only_if_float32_confirms_them(
     stock: nn.Module, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options: dict[str, Any] = {"dtype": "bfloat16", "guide": stock, "search": "both"}
+    options: dict[str, Any] = {"dtype": "bfloat16", "guide": stock, "search": "both", "dataset": reviews(60)}
     plain = attack(stock, tokenizer, output_dir=tmp_path / "plain", **options)
     assert plain.confirmed_in == "float32"
     precise = TextClassifier(TokenFeatures(stock, tokenizer))

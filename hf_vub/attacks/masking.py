@@ -59,6 +59,8 @@ def report_card(
     image_column: str | None = None,
     label_column: str | None = None,
     match_labels: str = "name",
+    column_names: str | Sequence[str] | None = None,
+    config_name: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     device: str | torch.device | None = None,
@@ -104,6 +106,8 @@ def report_card(
         image_column: column of images; the usual names are recognised.
         label_column: column of labels; the usual names are recognised.
         match_labels: match the classes of data and model by ``"name"`` or by ``"number"``.
+        column_names: names of the columns of a CSV file without a header, in order or between commas.
+        config_name: configuration of a data set on the Hub.
         revision: revision of ``model`` on the Hub.
         trust_remote_code: run code that comes with a checkpoint.
         device: where to compute.
@@ -130,7 +134,9 @@ def report_card(
         model, processor, noise=noise, redraws=redraws, batch_size=batch_size, device=device, revision=revision,
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
-    options = SampleOptions(dataset, num_examples, how, seed, split, image_column, label_column, match_labels)
+    options = SampleOptions(
+        dataset, num_examples, how, seed, split, image_column, label_column, match_labels, column_names, config_name
+    )
     attacks = _Attacks(ProjectedGradient(steps=steps), Square(steps=square_steps), budget)
     folder = None if output_dir is None else Path(output_dir)
     card = _make_card(victim, options, attacks, transfer_from, tolerance, progress, folder)

@@ -36,6 +36,8 @@ class SampleOptions:
             names.
         label_column: column of labels; None for the usual names.
         match_labels: match the classes of data and model by "name" or by "number".
+        column_names: names of the columns of a table without a header, in order or between commas.
+        config_name: configuration of a data set on the Hub.
 
     Raises:
         ValueError: an argument is out of range.
@@ -49,6 +51,8 @@ class SampleOptions:
     column: str | Sequence[str] | None = None
     label_column: str | None = None
     match_labels: str = "name"
+    column_names: str | Sequence[str] | None = None
+    config_name: str | None = None
 
     def __post_init__(self) -> None:
         check_counts(num_examples=self.num_examples)
@@ -173,6 +177,8 @@ def _read(
             split=options.split,
             records=records,
             label_column=options.label_column,
+            column_names=options.column_names,
+            config_name=options.config_name,
             medium=task,
             text_column=options.column if task == "text" else None,
             image_column=str(options.column) if task == "image" and options.column else None,

@@ -60,6 +60,8 @@ def attack_image(
     image_column: str | None = None,
     label_column: str | None = None,
     match_labels: str = "name",
+    column_names: str | Sequence[str] | None = None,
+    config_name: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     device: str | torch.device | None = None,
@@ -94,6 +96,8 @@ def attack_image(
         label_column: column of labels; the usual names are recognised.
         match_labels: match the classes of data and model by ``"name"`` (by number where one side has no names) or by
             ``"number"``.
+        column_names: names of the columns of a CSV file without a header, in order or between commas.
+        config_name: configuration of a data set on the Hub.
         revision: revision of ``model`` on the Hub.
         trust_remote_code: run code that comes with ``model``.
         device: where to compute; None leaves a module where it is and puts a loaded one on the accelerator.
@@ -118,7 +122,9 @@ def attack_image(
         model, processor, noise=noise, redraws=redraws, batch_size=batch_size, device=device, revision=revision,
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
-    rows = SampleOptions(dataset, num_examples, how, seed, split, image_column, label_column, match_labels)
+    rows = SampleOptions(
+        dataset, num_examples, how, seed, split, image_column, label_column, match_labels, column_names, config_name
+    )
     name, adversary = make(attack, steps)
     search = _Search(name, adversary, parse_epsilons(adversary, epsilon), target, save_images)
     return _attack(victim, rows, search, output_dir, progress)

@@ -66,6 +66,8 @@ def attack_text(
     text_column: str | Sequence[str] | None = None,
     label_column: str | None = None,
     match_labels: str = "name",
+    column_names: str | Sequence[str] | None = None,
+    config_name: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     progress: bool = True,
@@ -104,6 +106,8 @@ def attack_text(
         label_column: column of labels; the usual names are recognised.
         match_labels: match the classes of data and model by ``"name"`` (by number where one side has no names) or by
             ``"number"``.
+        column_names: names of the columns of a CSV file without a header, in order or between commas.
+        config_name: configuration of a data set on the Hub.
         revision: revision of ``model`` on the Hub.
         trust_remote_code: run code that comes with ``model``.
         progress: say which rows are attacked, and show a bar with the running success rate if stderr is a terminal.
@@ -131,7 +135,9 @@ def attack_text(
         model, tokenizer, noise=noise, redraws=redraws, batch_size=batch_size, max_length=max_length, dtype=dtype,
         revision=revision, trust_remote_code=trust_remote_code,
     )  # fmt: skip
-    rows = SampleOptions(dataset, num_examples, how, seed, split, text_column, label_column, match_labels)
+    rows = SampleOptions(
+        dataset, num_examples, how, seed, split, text_column, label_column, match_labels, column_names, config_name
+    )
     how_to_search = SearchOptions(resolve_recipe(recipe), query_budget, max_words, guide, search)
     return _attack(victim, rows, how_to_search, None, output_dir, progress)[""]
 
@@ -160,6 +166,8 @@ def attack_text_heads(
     text_column: str | Sequence[str] | None = None,
     label_column: str | None = None,
     match_labels: str = "name",
+    column_names: str | Sequence[str] | None = None,
+    config_name: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     progress: bool = True,
@@ -193,7 +201,9 @@ def attack_text_heads(
         model, tokenizer, noise=noise, redraws=redraws, batch_size=batch_size, max_length=max_length, dtype=dtype,
         revision=revision, trust_remote_code=trust_remote_code,
     )  # fmt: skip
-    rows = SampleOptions(dataset, num_examples, how, seed, split, text_column, label_column, match_labels)
+    rows = SampleOptions(
+        dataset, num_examples, how, seed, split, text_column, label_column, match_labels, column_names, config_name
+    )
     how_to_search = SearchOptions(resolve_recipe(recipe), query_budget, max_words, guide, search)
     return _attack(victim, rows, how_to_search, named, output_dir, progress)
 

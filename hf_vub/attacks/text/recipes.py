@@ -137,7 +137,7 @@ class Searcher:
         record: dict[str, Any] = {"status": "", "original_text": text, "perturbed_text": None}
         words = len(text.split())
         if words > self.max_words:
-            record["status"] = f"skipped: {words} words are more than max_words={self.max_words}"
+            record["status"] = f"skipped: more than max_words={self.max_words} words"
         elif not (example := self._textattack.shared.AttackedText(text)).words:
             record["status"] = "skipped: the text has no words"
         else:
