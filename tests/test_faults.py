@@ -82,8 +82,8 @@ def command(job, models):
             *output,
         ],
         "report_card": [
-            *("attack_image.py", *pictures, "--report_card", "--num_examples", "24", "--batch_size", "8"),
-            *("--steps", "10", *output),
+            *("attack_image.py", *pictures, "--report_card", "--num_examples", "12", "--batch_size", "4"),
+            *("--steps", "5", *output),
         ],
         "attack_text": ["attack_text.py", *texts, "--num_examples", "30", *output],
         "reproduce": [

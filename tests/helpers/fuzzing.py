@@ -120,8 +120,9 @@ def fault(case: Case, outcome: Outcome, folder: Path) -> str | None:
         if "HF_VUB_DEBUG" in last or len(last) < len("error: ") + 8:
             return f"no clear sentence: {last}"
         kept = [path.name for path in output.rglob("*") if path.name in WRITTEN_LAST and path.name != case.spoilt]
-        # A loss that stops being finite is seen in training only.
-        return f"refused, and yet wrote {kept}" if kept and "try a smaller" not in last else None
+        # Numbers that stop being finite are seen in training only.
+        diverged = "try a smaller" in last or "below infinity" in last
+        return f"refused, and yet wrote {kept}" if kept and not diverged else None
     if case.works is False:
         return "accepted what must be refused"
     return _unsound(case, outcome, output)
