@@ -56,6 +56,10 @@ class Arguments:
     split: str | None = field(default=None, metadata={"help": "Split of the data set; its test split by default."})
     image_column: str | None = field(default=None, metadata={"help": "Column of images, if it has no usual name."})
     label_column: str | None = field(default=None, metadata={"help": "Column of labels, if it has no usual name."})
+    column_names: str | None = field(
+        default=None, metadata={"help": "Names of the columns of a CSV file without a header, such as 'label,text'."}
+    )
+    config_name: str | None = field(default=None, metadata={"help": "Configuration of a data set on the Hub."})
     match_labels: str = field(
         default="name", metadata={"help": "Match the classes of data and model by name or by number."}
     )

@@ -76,6 +76,10 @@ class Arguments:
         metadata={"help": "Column of texts, if it has no usual name; of a pair 'first,second', the first is attacked."},
     )
     label_column: str | None = field(default=None, metadata={"help": "Column of labels, if it has no usual name."})
+    column_names: str | None = field(
+        default=None, metadata={"help": "Names of the columns of a CSV file without a header, such as 'label,text'."}
+    )
+    config_name: str | None = field(default=None, metadata={"help": "Configuration of a data set on the Hub."})
     match_labels: str = field(
         default="name", metadata={"help": "Match the classes of data and model by name or by number."}
     )
