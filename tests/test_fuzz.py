@@ -156,5 +156,12 @@ def test_a_report_card_goes_on_from_the_batches_it_has(world, tmp_path, monkeypa
     assert records.read_text().startswith(done)
     assert done.count("\n") > 1
     assert {**dict(resumed), "seconds": 0} == {**dict(whole), "seconds": 0}
+    assert (whole.steps, whole.has_training_record) == ({"pgd": 2, "square": 5}, False)
+    rivals = {"pgd", "rival"}
+    assert {check.name: set(check.figures) for check in whole.checks} == {
+        **{"gradients": {"zero_entries", "zero_gradients"}, "unbounded": {"accuracy"}},
+        **{"monotone": {"epsilon", "accuracy"}, "steps": rivals, "white_box": rivals, "noise": rivals},
+        **{"transfer": set(), "eot": set()},
+    }
     with pytest.raises(ValueError, match="holds a run with epsilon"):
         report_card(world.resnet, world.images, **options, epsilon=0.5, output_dir=tmp_path / "stopped")

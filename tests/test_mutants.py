@@ -1,5 +1,6 @@
 """What a mutation run (``mutmut run``) changed unseen: each test here kills mutants that lived."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ from helpers.models import build_model
 from helpers.training import trainer
 from hf_vub import metrics
 from hf_vub.metrics import intervals
-from hf_vub.model import information, objectives
+from hf_vub.model import information, objectives, trust
 from hf_vub.runs.schema import read_result
 
 
@@ -66,6 +67,31 @@ def test_exact_and_asymptotic_tests_on_either_side_of_their_bound(monkeypatch):
         how = "exact" if rows <= 8 else "asymptotic"
         expected = stats.wilcoxon(a - b, method=how, correction=True).pvalue
         assert metrics.paired_tests(a, b)["signed_rank_p"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("place", ["", "backbone_config.", "backbone_config.text_config.", "a.0."])
+def test_code_is_refused_at_any_depth(place):
+    for key, value in (("trust_remote_code", True), ("_attn_implementation", "a/b"), ("attribute_map", {})):
+        content = {key: value}
+        for outer in reversed(place.split(".")[:-1]):
+            content = [content] if outer == "0" else {outer: content}
+        with pytest.raises(ValueError, match=re.escape(f"config.json of x has {place}{key}={value!r}")):
+            trust.refuse_code(content, "x")
+    trust.refuse_code({"trust_remote_code": False, "_attn_implementation": "sdpa"}, "x")
+
+
+@pytest.mark.parametrize("subfolder", ["", "inner"])
+def test_absurd_layers_and_indexes_that_reach_outside_are_refused(tmp_path, subfolder):
+    folder = tmp_path / subfolder
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text('{"model_type": "bert", "vision_config": {"num_hidden_layers": 1001}}')
+    with pytest.raises(ValueError, match=r"has vision_config\.num_hidden_layers=1001; no model"):
+        trust.read_config(tmp_path, subfolder=subfolder)
+    (folder / "config.json").write_text('{"model_type": "bert", "num_hidden_layers": 1000}')
+    assert trust.read_config(tmp_path, subfolder=subfolder)["num_hidden_layers"] == 1000
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "fine", "b": "../é"}}', "utf-8")
+    with pytest.raises(ValueError, match=r"names the file '\.\./é', which is outside its folder"):
+        trust.read_config(tmp_path, subfolder=subfolder)
 
 
 def test_two_and_one_differing_pairs_are_tested():
