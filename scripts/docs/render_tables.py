@@ -136,6 +136,18 @@ def text_attacks() -> str:
     return markdown([*columns, "mean words changed", "mean queries"], rows)
 
 
+def guided_attacks() -> str:
+    """Render the attacks on IMDB by the model's own score and by the score of the stock model."""
+    rows = []
+    for path in sorted((RESULTS / "attacks" / "imdb-guided").glob("*.json")):
+        result = read(f"attacks/imdb-guided/{path.name}")
+        own, guided = result["searches"]["own"], result["searches"]["guided"]
+        cells = [objective(result["head"]), result["num_attacked"], success(own), success(guided)]
+        rows.append([*cells, f"{own['num_alone']} / {guided['num_alone']}", success(result)])
+    columns = ["head", "reviews attacked", "success by its own score (95 % interval)", "guided by the stock model"]
+    return markdown([*columns, "only own / only guided", "worse of both"], rows)
+
+
 def image_attacks() -> str:
     """Render the attacks on CIFAR-10 at the budgets 1/255, 8/255 and 0.5."""
     rows = []
@@ -215,6 +227,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "quickstart": quickstart,
     "training": training,
     "text-attacks": text_attacks,
+    "guided-attacks": guided_attacks,
     "image-attacks": image_attacks,
     "report-cards": report_cards,
     "claims-imdb": lambda: claims("imdb"),
