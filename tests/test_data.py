@@ -492,3 +492,15 @@ def test_a_real_file_is_read_as_its_name_says(shared_data: Path) -> None:
     oracle = load_dataset("parquet", data_files=str(path), split="train")
     assert set(test["text"]) <= set(oracle["text"])
     assert json.dumps(label_names(test)) == '["neg", "pos"]'
+
+
+@pytest.mark.parametrize("cut", [None, 7])
+def test_a_tokenizer_is_saved_the_same_whatever_it_tokenized(cut, tmp_path):
+    tokenizer = word_tokenizer(["a fine film", "a waste of time"])
+    if cut is not None:
+        tokenizer.backend_tokenizer.enable_truncation(cut)
+        tokenizer.backend_tokenizer.enable_padding(length=cut)
+    tokenizer.save_pretrained(tmp_path / "before")
+    encode_texts(tokenizer, ["a fine film"], 3)
+    tokenizer.save_pretrained(tmp_path / "after")
+    assert (tmp_path / "after" / "tokenizer.json").read_bytes() == (tmp_path / "before" / "tokenizer.json").read_bytes()

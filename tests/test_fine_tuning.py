@@ -408,3 +408,14 @@ def test_bad_input_is_one_sentence_and_leaves_no_folder(name, reviews, tmp_path,
     assert "Traceback" not in shown
     assert __import__("re").search(message, shown), shown
     assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_objective_hears_of_vanilla_too(reviews, tmp_path):
+    with pytest.raises(ValueError, match="objective is 'vanila'; it must be one of 'ce', 'vib', 'vub', 'vanilla'"):
+        run_text(reviews, tmp_path / "run", objective="vanila")
+
+
+def test_whoever_reads_the_configuration_reads_the_weights(reviews, tmp_path):
+    run_text(reviews, tmp_path / "run")
+    modes = {path.stat().st_mode for path in (tmp_path / "run").iterdir() if path.name != "_lock" and path.is_file()}
+    assert len(modes) == 1

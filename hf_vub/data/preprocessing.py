@@ -4,8 +4,8 @@ Whoever tokenises does it here, so that a text is the same input in training, em
 decides how many tokens are kept, `encode_texts` makes them, `pad_tokens` makes a batch of them.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -103,14 +103,15 @@ def encode_texts(
         The tokenizer's columns, one list per row: ``input_ids`` and what else the model takes.
     """
     second = None if pairs is None else [clean_text(text) for text in pairs]
-    encoded = tokenizer(
-        [clean_text(text) for text in texts],
-        second,
-        truncation=True,
-        max_length=max_length,
-        padding=False,
-        return_attention_mask=attention_mask,
-    )
+    with _same_backend(tokenizer):
+        encoded = tokenizer(
+            [clean_text(text) for text in texts],
+            second,
+            truncation=True,
+            max_length=max_length,
+            padding=False,
+            return_attention_mask=attention_mask,
+        )
     columns: dict[str, list[list[int]]] = dict(encoded)
     for row, ids in enumerate(columns["input_ids"]):
         if not ids:
@@ -118,6 +119,21 @@ def encode_texts(
             for name in columns:
                 columns[name][row] = [blank.get(name, 0)]
     return columns
+
+
+@contextmanager
+def _same_backend(tokenizer: Any) -> Iterator[None]:
+    """Leave no truncation or padding behind: a saved tokenizer.json must not depend on what was tokenized before."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        yield
+        return
+    truncation, padding = backend.truncation, backend.padding
+    try:
+        yield
+    finally:
+        backend.no_truncation() if truncation is None else backend.enable_truncation(**truncation)
+        backend.no_padding() if padding is None else backend.enable_padding(**padding)
 
 
 def pad_tokens(

@@ -57,8 +57,7 @@ def fine_tune(task: Task, model: ModelArguments, data: DataArguments, training: 
     """
     started = time.monotonic()
     check_choice("task", task, tuple(TASKS))
-    if model.objective != VANILLA:
-        Objective.parse(model.objective)
+    check_choice("objective", model.objective, (*(member.value for member in Objective), VANILLA))
     choose_defaults(training, frozen=model.freeze_backbone)
     output = Path(str(training.output_dir))
     settings = {"task": task, **asdict(model), **asdict(data), **decisive_arguments(training)}

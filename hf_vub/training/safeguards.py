@@ -117,9 +117,12 @@ class WatchedTrainer(Trainer):
         if hasattr(self.model, "active_peft_config"):
             save_base(self.model, Path(str(self.args.output_dir)) / "base")
         super()._save(output_dir, state_dict)
+        folder = Path(output_dir or str(self.args.output_dir))
+        for weights in folder.glob("*.safetensors"):  # safetensors makes files that only their owner can read
+            weights.chmod((folder / "training_args.bin").stat().st_mode)
         record = self._record or getattr(self.model, "training_record", None)
         if record is not None:
-            record.save(output_dir or str(self.args.output_dir))
+            record.save(folder)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         for name, parameter in self.model.named_parameters():
