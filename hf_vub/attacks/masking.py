@@ -160,7 +160,7 @@ def _make_card(
     record = TrainingRecord.load(victim.model, victim.revision)
     sample = open_sample(options, "image", [record] if record is not None else [])
     network, processor, name = victim.load("image")
-    # Loaded before anything is attacked, so that a wrong name is told at once.
+    # Loaded before anything is attacked, so that a wrong name is reported at once.
     siblings = [
         replace(victim, model=one, processor=_own(one, processor), revision=None).load("image") for one in transfer_from
     ]

@@ -164,7 +164,7 @@ def refuse_code(content: Any, name: Any) -> None:
     """
     for place, value in _unsafe_keys(content):
         raise ValueError(
-            f"config.json of {name} has {place}={value!r}, which makes transformers run code that nobody asked for; "
+            f"config.json of {name} has {place}={value!r}, which makes transformers run code unasked; "
             "delete that key if you trust the rest of the checkpoint"
         )
 
