@@ -66,6 +66,7 @@ def spoilt(folder, model, change):
 
 
 def attack_text(path):
+    pytest.importorskip("nltk", reason="text attacks are an optional extra")
     from hf_vub.attacks import attack_text
 
     attack_text(path, Dataset.from_dict({"text": ["good film"] * 2, "label": [0, 1]}), "deepwordbug")

@@ -100,7 +100,7 @@ def test_images_keep_their_processor(given, tmp_path):
     features = torch.randn(ROWS, model.head.feature_size)
     result = train([HeadRun("vib")], features, torch.arange(ROWS) % LABELS, epochs=1)[0]
     result.export(model, tmp_path / "exported", processor if given else None)
-    assert AutoImageProcessor.from_pretrained(tmp_path / "exported").image_mean == [0.1] * 3
+    assert list(AutoImageProcessor.from_pretrained(tmp_path / "exported").image_mean) == [0.1] * 3
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "exported")
     pixels = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
