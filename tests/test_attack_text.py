@@ -68,6 +68,9 @@ def fresh_machine(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nltk.data, "path", [str(mini_wordnet.write(folder / "data", SYNSETS))])
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        # NLTK keeps an opened corpus with its path: one that an earlier test left is refused here.
+        for corpus in (nltk.corpus.stopwords, nltk.corpus.wordnet):
+            getattr(corpus, "_unload", lambda: None)()
         yield folder
         # NLTK keeps an opened corpus with its path, which is about to be of no machine.
         for corpus in (nltk.corpus.stopwords, nltk.corpus.wordnet):
