@@ -62,19 +62,9 @@ def noisy(victim, tokenizer, tmp_path_factory):
 @pytest.fixture(scope="module", autouse=True)
 def fresh_machine(tmp_path_factory):
     """No home and no NLTK data but a small WordNet, so that a test finds the same on any machine."""
-    import nltk
-
     folder = tmp_path_factory.mktemp("machine")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nltk.data, "path", [str(mini_wordnet.write(folder / "data", SYNSETS))])
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        # NLTK keeps an opened corpus with its path: one that an earlier test left is refused here.
-        for corpus in (nltk.corpus.stopwords, nltk.corpus.wordnet):
-            getattr(corpus, "_unload", lambda: None)()
+    with mini_wordnet.only_data(folder, SYNSETS):
         yield folder
-        # NLTK keeps an opened corpus with its path, which is about to be of no machine.
-        for corpus in (nltk.corpus.stopwords, nltk.corpus.wordnet):
-            getattr(corpus, "_unload", lambda: None)()
 
 
 @pytest.fixture

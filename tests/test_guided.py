@@ -62,19 +62,10 @@ class Certain(nn.Module):
 @pytest.fixture(scope="module", autouse=True)
 def fresh_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A machine without NLTK's data but for a small WordNet, so that a test finds the same anywhere."""
-    import nltk
-
     folder = tmp_path_factory.mktemp("machine")
     synsets = {"adj": [["good", "superb"], ["great", "dull"], ["bad", "witty"], ["awful", "charming"]]}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nltk.data, "path", [str(mini_wordnet.write(folder / "data", synsets))])
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        # NLTK keeps an opened corpus with its path: one that an earlier test left is refused here.
-        for corpus in (nltk.corpus.stopwords, nltk.corpus.wordnet):
-            getattr(corpus, "_unload", lambda: None)()
+    with mini_wordnet.only_data(folder, synsets):
         yield
-        for corpus in (nltk.corpus.stopwords, nltk.corpus.wordnet):
-            getattr(corpus, "_unload", lambda: None)()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,10 @@
 """A WordNet 3.0 of a few synsets, as a folder of NLTK data."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 _HEADER = "  1 This stands in for WordNet 3.0 Copyright of its makers; it is made for tests.  \n"
 _KINDS = {"noun": "n", "adj": "a", "verb": "v", "adv": "r"}
@@ -29,3 +33,24 @@ def write(folder: Path, synsets: dict[str, list[list[str]]]) -> Path:
     for name in ("cntlist.rev", "index.sense"):
         (corpus / name).write_text("")
     return folder
+
+
+@contextmanager
+def only_data(folder: Path, synsets: dict[str, list[list[str]]]) -> Iterator[None]:
+    """Hide NLTK's data and the cache of converted data in the block, but for a WordNet of these synonym sets."""
+    with pytest.MonkeyPatch.context() as patch:
+        import nltk
+
+        patch.setattr(nltk.data, "path", [str(write(folder / "data", synsets))])
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        _forget_corpora()
+        yield
+        _forget_corpora()
+
+
+def _forget_corpora() -> None:
+    """Close the corpora that NLTK keeps open with their paths, which it refuses to read once the data is elsewhere."""
+    import nltk
+
+    for corpus in (nltk.corpus.stopwords, nltk.corpus.wordnet):
+        getattr(corpus, "_unload", lambda: None)()
