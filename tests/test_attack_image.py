@@ -31,10 +31,10 @@ from hf_vub.attacks.image.adversaries import (
     make,
     parse_epsilons,
 )
-from hf_vub.attacks.image.classifier import PixelModel
 from hf_vub.attacks.image.examples import class_index
-from hf_vub.attacks.victim import parse_noise
 from hf_vub.compute.contexts import frozen, seeded
+from hf_vub.compute.predictor import parse_noise
+from hf_vub.embeddings.pixels import PixelModel
 from hf_vub.runs.files import read_json, read_records
 
 pytest.importorskip("foolbox")

@@ -13,8 +13,8 @@ from transformers import ViTImageProcessor
 from helpers.image_attacks import vit
 from hf_vub.attacks import attack_image
 from hf_vub.attacks.runner import describe, warn_if_seen
-from hf_vub.attacks.sample import SampleOptions, open_sample
 from hf_vub.data.record import TrainingRecord
+from hf_vub.data.sample import SampleOptions, open_sample
 from hf_vub.data.splits import load_splits
 from hf_vub.runs.files import read_json, read_records
 from hf_vub.runs.schema import read_result

@@ -12,10 +12,10 @@ from torch import nn
 import baselines
 import stages
 from hf_vub.attacks.image.adversaries import CarliniWagner
-from hf_vub.attacks.image.classifier import PixelModel
 from hf_vub.compute.contexts import frozen
 from hf_vub.compute.kernels import FastKernels
 from hf_vub.embeddings.extraction import extract
+from hf_vub.embeddings.pixels import PixelModel
 from hf_vub.runs.schema import read_result
 from measuring import Bench, Comparison, spread
 from victims import image_victim, text_victim

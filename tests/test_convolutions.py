@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from hf_vub.attacks.image.adversaries import FastGradient
-from hf_vub.attacks.image.classifier import PixelModel
 from hf_vub.compute import convolutions
 from hf_vub.compute.contexts import frozen
 from hf_vub.compute.convolutions import fast_convolutions
+from hf_vub.embeddings.pixels import PixelModel
 
 
 def lively(model):

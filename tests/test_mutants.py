@@ -137,8 +137,8 @@ def test_evaluation_weighs_the_rate_with_the_configured_beta(tmp_path):
 
 
 def test_every_batch_of_a_report_card_has_a_random_state_of_its_own():
-    from hf_vub.attacks.image.classifier import PixelModel
     from hf_vub.attacks.trial import Trial
+    from hf_vub.embeddings.pixels import PixelModel
 
     trial = Trial(PixelModel(torch.nn.Flatten()), torch.rand(4, 1, 2, 2), torch.zeros(4, dtype=torch.long), 2, 5, 20)
     drawn = []
@@ -155,7 +155,7 @@ def test_every_batch_of_a_report_card_has_a_random_state_of_its_own():
 def test_auto_projected_gradient_hands_over_its_numbers_and_keeps_what_fooled_the_model(monkeypatch):
     pytest.importorskip("art")
     from hf_vub.attacks.image import adversaries
-    from hf_vub.attacks.image.classifier import PixelModel
+    from hf_vub.embeddings.pixels import PixelModel
 
     images = torch.full((3, 1, 2, 2), 0.5)
     given = []

@@ -22,11 +22,11 @@ from PIL import Image
 from helpers.feature_models import TextModel, token_rows
 from helpers.models import build_model
 from hf_vub import VUBConfig, VUBForSequenceClassification
-from hf_vub.attacks.image.classifier import PixelModel
 from hf_vub.data.preprocessing import clean_text, to_rgb, tokenize
 from hf_vub.data.splits import load_splits
 from hf_vub.data.synthetic import word_tokenizer
 from hf_vub.embeddings.extraction import Features, extract
+from hf_vub.embeddings.pixels import PixelModel
 from hf_vub.runs import files as results
 
 TOLD = (ValueError, TypeError, OSError)

@@ -16,10 +16,10 @@ from torch import nn
 
 from helpers.feature_models import TextModel, token_rows
 from hf_vub.attacks.image.adversaries import FastGradient
-from hf_vub.attacks.image.classifier import PixelModel
 from hf_vub.embeddings import cache
 from hf_vub.embeddings import extraction as embeddings
 from hf_vub.embeddings.extraction import extract
+from hf_vub.embeddings.pixels import PixelModel
 from hf_vub.runs import files as results
 from hf_vub.sweep.heads import HeadRun, train_heads
 

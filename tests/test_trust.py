@@ -234,7 +234,7 @@ def test_no_image_is_handed_to_a_program(way, tmp_path, monkeypatch):
     """Pillow gives EPS, whatever the file is called, to Ghostscript, whose language reads and writes files."""
     from PIL import EpsImagePlugin
 
-    from hf_vub.attacks.image.classifier import PixelModel
+    from hf_vub.embeddings.pixels import PixelModel
 
     program = tmp_path / "gs"
     program.write_text(f"#!/bin/sh\ntouch {tmp_path / 'owned'}\n")

@@ -20,6 +20,8 @@ from torch import nn
 
 from ..compute.contexts import frozen
 from ..data.record import TrainingRecord
+from ..data.sample import SampleOptions, check_counts, open_sample
+from ..embeddings.pixels import PixelModel
 from ..model.loading import LoadedClassifier
 from ..runs.digests import tensor_digest, weights_digest
 from ..runs.processes import processes
@@ -27,11 +29,9 @@ from ..runs.provenance import provenance
 from ..runs.run_log import RunLog
 from ..runs.schema import Check, ReportCard, ReportCurves
 from .image.adversaries import Attack, FastGradient, ProjectedGradient, Square, parse_epsilons
-from .image.classifier import PixelModel
 from .runner import describe, warn_if_seen
-from .sample import SampleOptions, open_sample
 from .trial import Trial, make_trial
-from .victim import Victim, check_counts
+from .victim import Victim
 
 logger = logging.getLogger(__name__)
 

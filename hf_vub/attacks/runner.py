@@ -24,13 +24,13 @@ from tqdm.auto import tqdm
 
 from ..compute.contexts import seeded
 from ..data.record import TrainingRecord
+from ..data.sample import Sample
 from ..reports.model_cards import refresh_model_card
 from ..runs.files import read_json
 from ..runs.processes import processes
 from ..runs.provenance import provenance
 from ..runs.run_log import RunLog
 from ..runs.schema import AttackResult
-from .sample import Sample
 
 logger = logging.getLogger(__name__)
 

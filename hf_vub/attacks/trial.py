@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..compute.contexts import seeded
+from ..data.sample import Sample
+from ..embeddings.pixels import PixelModel
 from ..runs.run_log import RunLog
 from .image.adversaries import Attack
-from .image.classifier import PixelModel
 from .image.examples import fit_sample, read_pixels
-from .sample import Sample
 from .victim import Victim
 
 logger = logging.getLogger(__name__)

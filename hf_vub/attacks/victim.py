@@ -1,6 +1,5 @@
 """The classifier that an attack is run on, and the predictor that it is attacked as."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..compute.predictor import parse_noise
+from ..data.sample import check_counts
 from ..model.loading import LoadedClassifier, Task, load_classifier
 from ..runs.processes import processes
-
-_NOISE = re.compile(r"averaged:([1-9][0-9]*)")
 
 
 @dataclass(frozen=True)
@@ -70,24 +69,3 @@ class Victim:
         )
         device = self.device or (None if given else processes().device)
         return loaded if device is None else loaded._replace(network=loaded.network.to(device))
-
-
-def parse_noise(noise: str) -> int:
-    """Return how many draws a predictor averages: 0 for ``"mean"``, 1 for ``"sampled"``, k for ``"averaged:k"``.
-
-    Raises:
-        ValueError: for any other text.
-    """
-    if noise in ("mean", "sampled"):
-        return int(noise == "sampled")
-    match = _NOISE.fullmatch(noise) if isinstance(noise, str) else None
-    if match is None:
-        raise ValueError(f"noise must be 'mean', 'sampled' or 'averaged:k' with k >= 1, but is {noise!r}")
-    return int(match.group(1))
-
-
-def check_counts(at_least: int = 1, **counts: int | None) -> None:
-    """Raise ValueError for an argument that is neither None nor a whole number of at least ``at_least``."""
-    for name, value in counts.items():
-        if value is not None and (not isinstance(value, int) or value < at_least):
-            raise ValueError(f"{name} must be a whole number of at least {at_least}, but is {value!r}")

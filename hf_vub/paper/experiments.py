@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 
 from ..attacks.image.adversaries import FastGradient, make, parse_epsilons
 from ..attacks.text.recipes import resolve_recipe
-from ..attacks.victim import parse_noise
+from ..compute.predictor import parse_noise
 from ..data.splits import load_splits
 from ..model.configuration_vub import Objective
 from ..model.loading import Task

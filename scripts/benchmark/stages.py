@@ -20,11 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 import baselines
 from hf_vub.attacks import attack_text, attack_text_heads
 from hf_vub.attacks.image.adversaries import CarliniWagner
-from hf_vub.attacks.image.classifier import PixelModel
 from hf_vub.compute import FastKernels
 from hf_vub.compute.contexts import frozen
 from hf_vub.compute.kernels import has_onednn
 from hf_vub.embeddings import extract
+from hf_vub.embeddings.pixels import PixelModel
 from hf_vub.runs.schema import BenchmarkEntry, TextAttackResult, TextCounts
 from hf_vub.sweep import HeadRun, train_heads
 from measuring import Bench, Comparison, Workload

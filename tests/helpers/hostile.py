@@ -16,10 +16,10 @@ from datasets import Image
 
 from helpers.odd_data import Canary, World, odd_pictures, odd_texts
 from hf_vub import VUBForSequenceClassification
-from hf_vub.attacks.image.classifier import PixelModel
 from hf_vub.data.record import TrainingRecord
 from hf_vub.data.splits import load_splits
 from hf_vub.embeddings.extraction import Features
+from hf_vub.embeddings.pixels import PixelModel
 from hf_vub.model.loading import load_classifier, load_processor
 from hf_vub.runs.schema import read_result
 from hf_vub.training.checkpoints import last_checkpoint

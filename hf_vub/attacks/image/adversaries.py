@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ...compute.convolutions import fast_convolutions
 from ...compute.memory import halving
-from .classifier import PixelModel
+from ...embeddings.pixels import PixelModel
 from .libraries import foolbox, run_foolbox, run_toolbox, to_tensor, toolbox, toolbox_classifier
 
 _ROUNDING = 1e-5  # float32 pixels near 1 are 6e-8 apart; an L2 norm sums 1e5 of them

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from ...compute.contexts import frozen
 from ...data.record import TrainingRecord
+from ...data.sample import Sample, SampleOptions, check_counts, open_sample
+from ...embeddings.pixels import PixelModel
 from ...metrics.intervals import share_interval, wilson_interval
 from ...metrics.robustness import attack_summary, l2_summary
 from ...runs import schema
@@ -29,10 +31,8 @@ from ...runs.digests import weights_digest
 from ...runs.files import replacing
 from ...runs.schema import BudgetResult, ImageAttackResult, ImageRedraws
 from ..runner import Method, Record, Target, not_skipped, run
-from ..sample import Sample, SampleOptions, open_sample
-from ..victim import Victim, check_counts
+from ..victim import Victim
 from .adversaries import Attack, make, parse_epsilons
-from .classifier import PixelModel
 from .examples import class_index, fit_sample, read_pixels
 
 Budgets = Sequence[float | None]

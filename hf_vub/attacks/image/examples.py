@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ...data.labels import class_names
-from ..sample import Sample
-from .classifier import PixelModel
+from ...data.sample import Sample
+from ...embeddings.pixels import PixelModel
 
 
 def read_pixels(sample: Sample, position: int, model: PixelModel) -> Tensor:

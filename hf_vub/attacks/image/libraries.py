@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .classifier import PixelModel
+from ...embeddings.pixels import PixelModel
 
 
 def foolbox() -> Any:

@@ -28,14 +28,15 @@ import torch
 from torch import nn
 
 from ...compute.contexts import frozen
+from ...compute.predictor import parse_noise
 from ...data.labels import class_names
 from ...data.record import TrainingRecord
+from ...data.sample import Sample, SampleOptions, open_sample
 from ...model.loading import backbone_dtype, backbone_of
 from ...runs.digests import weights_digest
 from ...runs.schema import TextAttackResult
 from ..runner import Target, run
-from ..sample import Sample, SampleOptions, open_sample
-from ..victim import Victim, parse_noise
+from ..victim import Victim
 from . import nltk_resources, textattack_compat
 from .classifier import TextClassifier, TokenFeatures
 from .guide import Guide, GuideModel, load_guide

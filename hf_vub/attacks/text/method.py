@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ...compute.contexts import seeded
+from ...data.sample import Sample, check_counts
 from ...metrics.intervals import share_interval, wilson_interval
 from ...metrics.robustness import attack_summary
 from ...runs.schema import SearchOutcome, TextAttackResult, TextRedraws
 from ..runner import Method, Record, not_skipped
-from ..sample import Sample
-from ..victim import check_counts
 from .classifier import TextClassifier
 from .guide import Guide, GuideModel
 from .recipes import Searcher

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...compute.memory import halving
-from ...data.preprocessing import disable_ghostscript, to_rgb
-from ..victim import parse_noise
+from ..compute.memory import halving
+from ..compute.predictor import parse_noise
+from ..data.preprocessing import disable_ghostscript, to_rgb
 
 
 class PixelModel(nn.Module):

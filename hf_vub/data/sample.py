@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Image
 
-from ..data.columns import IMAGE_COLUMNS, find_column
-from ..data.labels import align_labels, has_names
-from ..data.preprocessing import clean_text
-from ..data.record import TrainingRecord
-from ..data.splits import load_evaluation, read_labels, subset
-from ..data.streams import materialize
 from ..model.loading import Task
 from ..runs.digests import examples_digest
-from .victim import check_counts
+from .columns import IMAGE_COLUMNS, find_column
+from .labels import align_labels, has_names
+from .preprocessing import clean_text
+from .record import TrainingRecord
+from .splits import load_evaluation, read_labels, subset
+from .streams import materialize
 
 logger = logging.getLogger(__name__)
 
@@ -201,3 +200,10 @@ def _columns(dataset: Dataset, options: SampleOptions, task: Task) -> tuple[str,
     if column is None and task == "image":  # in memory images may be arrays, whose type is that of any list
         column = next((name for name in IMAGE_COLUMNS if name in dataset.column_names), None)
     return find_column(dataset, task, column), find_column(dataset, "label", options.label_column)
+
+
+def check_counts(at_least: int = 1, **counts: int | None) -> None:
+    """Raise ValueError for an argument that is neither None nor a whole number of at least ``at_least``."""
+    for name, value in counts.items():
+        if value is not None and (not isinstance(value, int) or value < at_least):
+            raise ValueError(f"{name} must be a whole number of at least {at_least}, but is {value!r}")
