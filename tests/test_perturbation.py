@@ -1,4 +1,4 @@
-"""Projected gradient ascent on pixels against closed forms on linear losses."""
+"""The inner step of attacks and of adversarial training, against closed forms."""
 
 import pytest
 import torch
@@ -6,67 +6,63 @@ import torch
 from hf_vub.compute.perturbation import direction, perturb, project, random_start
 
 
-def linear(count=3):
-    weight = torch.randn(1, 2, 4, 4)
-    return weight, lambda pixels: (pixels * weight).flatten(1).sum(dim=1), torch.rand(count, 2, 4, 4) * 0.2 + 0.4
+def pixels(*shape, low=0.3, high=0.7):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * (high - low) + low
 
 
-def test_linf_ascent_of_a_linear_loss_ends_in_the_corner():
-    weight, loss, pixels = linear()
-    found = perturb(loss, pixels, 0.1, steps=5)
-    assert torch.allclose(found, pixels + 0.1 * weight.sign(), atol=1e-6)
-    assert not found.requires_grad
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_linear_loss_has_its_closed_form_under_linf(steps):
+    x, w = pixels(5, 3, 4, 4), torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(1))
+    found = perturb(lambda p: (p * w).flatten(1).sum(1), x, epsilon=0.1, step=0.1, steps=steps)
+    assert torch.allclose(found, x + 0.1 * w.sign(), atol=1e-6)
 
 
-def test_l2_ascent_of_a_linear_loss_ends_on_the_sphere_along_the_gradient():
-    weight, loss, pixels = linear()
-    found = perturb(loss, pixels, 0.1, steps=60, step_size=0.05, norm="l2")
-    assert torch.allclose(found, pixels + 0.1 * weight / weight.norm(), atol=1e-4)
-
-
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_a_step_of_given_size_from_the_image_itself(norm):
-    weight, loss, pixels = linear()
-    found = perturb(loss, pixels, 0.1, steps=1, step_size=0.02, norm=norm, start=pixels)
-    unit = weight.sign() if norm == "linf" else weight / weight.norm()
-    assert torch.allclose(found, pixels + 0.02 * unit, atol=1e-6)
-
-
-def test_it_takes_one_pass_per_step_and_leaves_parameters_alone():
-    layer = torch.nn.Linear(32, 2)
-    calls = []
-
-    def loss(pixels):
-        calls.append(len(pixels))
-        return layer(pixels.flatten(1))[:, 0]
-
-    with torch.no_grad():  # gradients of the pixels are taken all the same
-        perturb(loss, torch.rand(3, 2, 4, 4), 0.1, steps=7)
-    assert calls == [3] * 7
-    assert layer.weight.grad is None
-    assert layer.weight.requires_grad
+def test_a_linear_loss_has_its_closed_form_under_l2():
+    x, w = pixels(5, 3, 4, 4), torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(1))
+    found = perturb(lambda p: (p * w).flatten(1).sum(1), x, epsilon=0.2, step=0.05, steps=8, norm="l2")
+    assert torch.allclose(found, x + 0.2 * w / w.norm(), atol=1e-6)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_random_starts_fill_the_ball_and_follow_their_generator(norm):
-    pixels = torch.full((400, 1, 2, 2), 0.5)
-    first, second, other = (random_start(pixels, 0.2, norm, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
-    assert torch.equal(first, second)
-    assert not torch.equal(first, other)
-    sizes = torch.linalg.vector_norm((first - pixels).flatten(1), ord=float("inf") if norm == "linf" else 2, dim=1)
-    assert sizes.max() <= 0.2 + 1e-6
-    # The size over the radius, to the power of the dimension, is uniform in a ball.
-    assert torch.allclose((sizes / 0.2).pow(4).mean(), torch.tensor(0.5), atol=0.05)
+def test_everything_stays_in_the_ball_and_in_the_range_of_pixels(norm):
+    x = torch.rand(64, 3, 5, 5, generator=torch.Generator().manual_seed(2)).round()  # on the border of [0, 1]
+    start = random_start(x, 0.3, norm, torch.Generator().manual_seed(3))
+    found = perturb(
+        lambda p: (p * torch.linspace(-1, 1, 5)).sum(), x, epsilon=0.3, step=0.2, steps=3, norm=norm, start=start
+    )
+    for candidate in (start, found):
+        change = (candidate - x).flatten(1)
+        size = change.abs().amax(1) if norm == "linf" else change.norm(dim=1)
+        assert float(size.max()) <= 0.3 + 1e-6
+        assert float(candidate.min()) >= 0
+        assert float(candidate.max()) <= 1
+        assert not torch.equal(candidate, x)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_projection_keeps_what_is_inside_and_clips_to_pixels(norm):
-    pixels = torch.tensor([0.5, 0.5]).view(1, 1, 1, 2)
-    inside = torch.tensor([0.55, 0.5]).view(1, 1, 1, 2)
-    assert torch.allclose(project(pixels, inside, 0.1, norm), inside)
-    outside = project(pixels, torch.tensor([3.5, 4.5]).view(1, 1, 1, 2), 0.1, norm).flatten()
-    assert torch.allclose(outside, torch.tensor([0.6, 0.6] if norm == "linf" else [0.56, 0.58]))
-    assert project(pixels, pixels + 9, 5.0, norm).max() == 1
+def test_random_starts_fill_the_ball():
+    x = torch.full((4000, 1, 2, 2), 0.5)
+    uniform = random_start(x, 0.2, "linf", torch.Generator().manual_seed(0)) - x
+    assert float(uniform.std()) == pytest.approx(0.4 / 12**0.5, rel=0.03)
+    radii = (random_start(x, 0.2, "l2", torch.Generator().manual_seed(0)) - x).flatten(1).norm(dim=1) / 0.2
+    assert float((radii <= 0.5).float().mean()) == pytest.approx(0.5**4, abs=0.012)  # the volume of the half ball
+
+
+def test_the_budget_of_one_example_does_not_depend_on_the_others():
+    x, w = pixels(3, 1, 4, 4), torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    options = {"epsilon": 0.2, "step": 0.1, "steps": 3, "norm": "l2"}
+    together = perturb(lambda p: (p * w).sum(), x, **options)
+    alone = perturb(lambda p: (p * w[1:2]).sum(), x[1:2], **options)
+    assert torch.allclose(together[1:2], alone, atol=1e-6)
+
+
+def test_a_zero_gradient_moves_nothing_and_no_graph_is_left():
+    x = pixels(2, 1, 2, 2)
+    for norm in ("linf", "l2"):
+        found = perturb(lambda p: p.sum() * 0, x, epsilon=0.1, step=0.1, steps=2, norm=norm)
+        assert torch.equal(found, x)
+        assert not found.requires_grad
+        assert torch.equal(direction(torch.zeros(1, 4), norm), torch.zeros(1, 4))
+    assert torch.equal(project(x + 9, x, 0.1, "linf"), x + 0.1)
 
 
 def test_gradients_that_are_not_finite_count_as_zero():
