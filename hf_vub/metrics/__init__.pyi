@@ -11,20 +11,22 @@ from .intervals import (
     bootstrap_interval,
     cliffs_delta,
     cohens_dz,
-    holm,
     paired_tests,
     rank_sum_test,
     share_interval,
     vargha_delaney,
     wilson_interval,
 )
+from .paired import Equivalence, PairedDifference, equivalent, holm, mcnemar, paired_bootstrap
 from .robustness import (
     attack_summary,
     l2_summary,
 )
 
 __all__ = [
+    "Equivalence",
     "Estimate",
+    "PairedDifference",
     "accuracy",
     "attack_summary",
     "bootstrap_interval",
@@ -34,10 +36,13 @@ __all__ = [
     "classwise_calibration_error",
     "cliffs_delta",
     "cohens_dz",
+    "equivalent",
     "expected_calibration_error",
     "holm",
     "l2_summary",
+    "mcnemar",
     "negative_log_likelihood",
+    "paired_bootstrap",
     "paired_tests",
     "rank_sum_test",
     "reliability_bins",

@@ -161,20 +161,6 @@ def paired_tests(a: ArrayLike, b: ArrayLike, *, seed: int = 0) -> PairedTests:
     }
 
 
-def holm(p_values: Sequence[float] | ArrayLike) -> list[float]:
-    """Adjust p-values so that rejecting those below alpha keeps the chance of any false rejection below alpha.
-
-    Source: Holm (1979): sorted upwards, the i-th of m is multiplied by m - i + 1, made monotone and cut at 1.
-    """
-    p = np.asarray(to_numpy(p_values), dtype=np.float64)
-    if p.ndim != 1 or not np.all((p >= 0) & (p <= 1)):
-        raise ValueError(f"p_values must be a flat list of numbers between 0 and 1, but are {p.tolist()}")
-    order = np.argsort(p, kind="stable")
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
-    return [float(value) for value in adjusted]
-
-
 def cliffs_delta(a: ArrayLike, b: ArrayLike) -> float:
     """Return ``P(a > b) - P(a < b)`` over all pairs, between -1 and 1. Source: Cliff (1993)."""
     first, second = _sample("a", a), np.sort(_sample("b", b))

@@ -14,11 +14,11 @@ from ..metrics.intervals import (
     bootstrap_interval,
     cliffs_delta,
     cohens_dz,
-    holm,
     paired_tests,
     rank_sum_test,
     vargha_delaney,
 )
+from ..metrics.paired import holm
 from ..reports.tables import mean_and_spread, mean_std
 from ..runs.schema import ClaimVerdict, HeadResult, Reproduction, Statistic
 from .grid import NOT_SHARES, Rows, attack_columns, choose, chosen_runs, value_of
