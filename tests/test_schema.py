@@ -15,6 +15,7 @@ from hf_vub.runs.files import read_json, write_json
 from hf_vub.runs.provenance import provenance
 from hf_vub.runs.schema import (
     AttackSummary,
+    Check,
     Choice,
     ImageAttackResult,
     Part,
@@ -25,6 +26,7 @@ from hf_vub.runs.schema import (
     StressResult,
     TextAttackResult,
     TrainResult,
+    overall,
     read_result,
     split_metrics,
 )
@@ -34,9 +36,12 @@ PWWS = RESULTS / "attacks" / "imdb" / "pwws-vub.json"
 PGD = RESULTS / "attacks" / "cifar10" / "pgd_linf-vub.json"
 
 
+ADDED = {"applies": True}  # what files from before the field mean
+
+
 def without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+        return {key: without_nulls(item) for key, item in value.items() if item is not None and item != ADDED.get(key)}
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
@@ -178,3 +183,20 @@ def test_no_field_hides_a_method_of_mappings() -> None:
 
 def test_the_json_is_json() -> None:
     assert without_nulls(json.loads(json.dumps(read_result(PWWS).to_json()))) == without_nulls(read_json(PWWS))
+
+
+Verdicts = list[tuple[bool | None, bool]]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        ([(True, True), (True, True)], True),
+        ([(True, True), (None, True)], None),  # not made: unknown is not passed
+        ([(True, True), (None, False)], True),  # does not apply
+        ([(None, True), (False, True)], False),
+    ],
+)
+def test_a_card_passes_only_if_no_check_is_open(verdicts: Verdicts, expected: bool | None) -> None:
+    checks = [Check(name="x", passed=passed, why="", figures={}, applies=applies) for passed, applies in verdicts]
+    assert overall(checks) is expected

@@ -19,6 +19,7 @@ from .attacks import (
     AttackResult,
     AttackSummary,
     BudgetResult,
+    Card,
     Check,
     ImageAttackResult,
     ImageRedraws,
@@ -28,6 +29,7 @@ from .attacks import (
     Target,
     TextAttackResult,
     TextRedraws,
+    overall,
 )
 from .benchmark import Benchmark, BenchmarkEntry, Curve, Limit, Limits, Machine, Spread, TextCounts
 from .calibration import Abstention, Calibration, CalibrationMeasurement, CalibrationMetrics, Interval
@@ -64,6 +66,7 @@ __all__ = [
     "Calibration",
     "CalibrationMeasurement",
     "CalibrationMetrics",
+    "Card",
     "Check",
     "Choice",
     "ClaimVerdict",
@@ -100,6 +103,7 @@ __all__ = [
     "TextRedraws",
     "TrainResult",
     "TrainingCurve",
+    "overall",
     "read_result",
     "split_metrics",
 ]

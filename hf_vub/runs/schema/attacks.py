@@ -1,5 +1,6 @@
-"""Results of attacks, and the report card of gradient masking."""
+"""Results of attacks, and report cards."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -222,11 +223,25 @@ class Check(Part):
 
     name: str
     passed: bool | None
-    """None where the check does not apply or was not made."""
+    """None where the check was not made, could not decide, or does not apply."""
     why: str
     """The reason in one sentence."""
     figures: CheckNumbers
-    """The numbers behind it: accuracies and shares, by name; None where one was not measured."""
+    """The numbers behind it: accuracies, shares and p-values, by name; None where one was not measured."""
+    applies: bool = True
+    """False where the check has no meaning for this model; then it does not count."""
+
+
+def overall(checks: Sequence[Check]) -> bool | None:
+    """Return the verdict of a report card: False if a check failed, None if one that applies is open, else True.
+
+    Example:
+        >>> overall([Check(name="steps", passed=None, why="PGD was not run", figures={})]) is None
+        True
+    """
+    if any(check.passed is False for check in checks):
+        return False
+    return None if any(check.passed is None and check.applies for check in checks) else True
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -243,28 +258,21 @@ class ReportCurves(Part):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ReportCard(Result):
-    """Does a classifier resist attacks, or only hide its gradients?"""
+class Card(Result):
+    """What the report cards of texts and of images share."""
 
-    kind: Literal["masking_report_card"] = "masking_report_card"
     model: str
     dataset: str
     noise: str
     seed: int
     how: str
-    epsilon: float
-    """In [0, 1] pixels, in the Linf norm."""
     num_examples: int
     num_attacked: int
     """Examples classified correctly, on which the checks are made."""
     clean_accuracy: float
-    steps: dict[str, int]
-    """Steps by attack."""
-    tolerance: float
-    """Differences in accuracy up to this are not held against the model."""
-    passed: bool
+    passed: bool | None
+    """False if a check failed; None if none did but one that applies was not made or could not decide."""
     checks: tuple[Check, ...]
-    curves: ReportCurves
     seconds: float
     split: str | None = None
     data_rows: str | None = None
@@ -272,3 +280,21 @@ class ReportCard(Result):
     has_training_record: bool | None = None
     predictor: str | None = None
     match_labels: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReportCard(Card):
+    """Does an image classifier resist attacks, or only hide its gradients?"""
+
+    kind: Literal["masking_report_card"] = "masking_report_card"
+    epsilon: float
+    """In [0, 1] pixels, in the Linf norm."""
+    steps: dict[str, int]
+    """Steps by attack."""
+    curves: ReportCurves
+    alpha: float | None = None
+    """Level of the tests behind the verdicts; None in files whose verdicts come from ``tolerance``."""
+    tolerance: float | None = None
+    """Differences in accuracy up to this were not held against the model, in files without ``alpha``."""
+    transfer_from: tuple[str, ...] | None = None
+    """Models whose adversarial images were tried, surrogates made on the spot among them."""
