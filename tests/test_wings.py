@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "reports": {"runs", "metrics", "data"},
     "training": GROUND | {"embeddings", "sweep", "reports"},
     "attacks": GROUND | {"embeddings", "reports"},
-    "uncertainty": GROUND | {"embeddings", "reports"},
+    "uncertainty": GROUND | {"embeddings", "sweep", "reports"},
     "certify": GROUND | {"embeddings", "reports"},
     "paper": GROUND | ABOVE,
     "evaluate_modules": {"model", "metrics"},

@@ -22,6 +22,7 @@ from .robustness import (
     attack_summary,
     l2_summary,
 )
+from .temperature import fit_temperature
 
 __all__ = [
     "Equivalence",
@@ -38,6 +39,7 @@ __all__ = [
     "cohens_dz",
     "equivalent",
     "expected_calibration_error",
+    "fit_temperature",
     "holm",
     "l2_summary",
     "mcnemar",

@@ -1,9 +1,8 @@
-from .calibration import calibrate
+from .calibration import calibrate, fit_temperature
 from .conformal import ConformalThreshold, conformal_threshold, prediction_sets
 from .ood import Detection, detection_metrics, feature_distances, ood_scores
 from .pipelines import classifier_pipeline
 from .selective import RiskCoverage, risk_coverage
-from .temperature import fit_temperature
 
 __all__ = [
     "ConformalThreshold",

@@ -20,6 +20,7 @@ from ..data.record import TrainingRecord
 from ..data.splits import label_names, read_labels
 from ..embeddings.extraction import extract
 from ..metrics.classification import Floats, negative_log_likelihood
+from ..metrics.temperature import fit_temperature as fit_temperature
 from ..model.configuration_vub import PROBABILITIES
 from ..model.loading import LoadedClassifier, Task, load_classifier
 from ..model.objectives import class_log_probabilities, objective_weights
@@ -31,7 +32,6 @@ from ..runs.schema import Calibration
 from .checkpoint import find_task, is_vub, read_calibration, store, target_folder
 from .held_out import HeldOut, RowSource, held_out_rows, test_rows
 from .measurement import fit_thresholds, measure
-from .temperature import fit_temperature
 
 logger = logging.getLogger(__name__)
 

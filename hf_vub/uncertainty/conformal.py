@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .temperature import check_rows
+from ..metrics.temperature import check_rows
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,17 @@ from .attacks import (
 )
 from .benchmark import Benchmark, BenchmarkEntry, Curve, Limit, Limits, Machine, Spread, TextCounts
 from .calibration import Abstention, Calibration, CalibrationMeasurement, CalibrationMetrics, Interval
+from .calibration_study import (
+    Aim,
+    CalibrationStudy,
+    ConfidenceCheck,
+    ConformalCheck,
+    Mean,
+    ProbabilityMetrics,
+    RiskCurve,
+    StudiedClassifier,
+    UnfamiliarCheck,
+)
 from .part import Part
 from .reproduction import (
     BaselineResult,
@@ -57,6 +68,7 @@ from .training import Quickstart, TrainResult
 
 __all__ = [
     "Abstention",
+    "Aim",
     "AttackResult",
     "AttackSummary",
     "BaselineResult",
@@ -66,10 +78,13 @@ __all__ = [
     "Calibration",
     "CalibrationMeasurement",
     "CalibrationMetrics",
+    "CalibrationStudy",
     "Card",
     "Check",
     "Choice",
     "ClaimVerdict",
+    "ConfidenceCheck",
+    "ConformalCheck",
     "Curve",
     "DataSummary",
     "Examples",
@@ -82,20 +97,24 @@ __all__ = [
     "Limit",
     "Limits",
     "Machine",
+    "Mean",
     "Metrics",
     "Part",
     "Phases",
+    "ProbabilityMetrics",
     "Quickstart",
     "Reliability",
     "ReportCard",
     "ReportCurves",
     "Reproduction",
     "Result",
+    "RiskCurve",
     "SearchOutcome",
     "Spread",
     "Statistic",
     "StressCard",
     "StressResult",
+    "StudiedClassifier",
     "Target",
     "TextAttackResult",
     "TextCounts",
@@ -103,6 +122,7 @@ __all__ = [
     "TextRedraws",
     "TrainResult",
     "TrainingCurve",
+    "UnfamiliarCheck",
     "overall",
     "read_result",
     "split_metrics",
@@ -117,6 +137,7 @@ _KINDS: dict[str, type[Result] | type[Quickstart]] = {
     "comparison": Reproduction,
     "benchmark": Benchmark,
     "calibration": Calibration,
+    "calibration_study": CalibrationStudy,
     "quickstart": Quickstart,
 }
 

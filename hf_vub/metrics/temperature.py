@@ -5,7 +5,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
-from ..metrics.classification import Floats
+from .classification import Floats
 
 _RANGE = (-7.0, 7.0)  # of log T: from 0.0009 to 1,097
 

@@ -1,0 +1,412 @@
+"""The calibration study: how good the probabilities of the stock model, VIB and VUB are, and what repairs them.
+
+Heads of every beta and seed are trained on cached features of one frozen backbone and measured on all test rows. A
+temperature for one half of the test rows is fitted on the other half: the backbone has seen the training rows, and what
+is fitted on them would be too confident. Every result is a mean over seeds.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.special import log_softmax
+from torch import Tensor, nn
+
+from ..compute.contexts import seeded
+from ..data.labels import align_labels, class_names
+from ..data.splits import Splits, label_names, load_splits
+from ..embeddings.extraction import Features, extract
+from ..metrics.classification import Floats
+from ..model.head import VUBHead
+from ..model.information import gaussian_rate, label_entropy
+from ..model.loading import TASKS, Task, load_processor
+from ..model.objectives import optimal_confidence
+from ..model.stock import replace_classifier
+from ..model.trust import load
+from ..runs.provenance import provenance, public_name
+from ..runs.schema import Aim, CalibrationStudy, ConfidenceCheck, StudiedClassifier, UnfamiliarCheck
+from ..sweep.heads import HeadRun, train_heads
+from .ood import detection_metrics, feature_distances, ood_scores
+from .study_measures import (
+    Labels,
+    Link,
+    RunScores,
+    aurc_by_score,
+    conformal_checks,
+    drawn_log_probabilities,
+    mean_of,
+    probability_metrics,
+    reliability,
+    risk_curve,
+)
+from .unfamiliar import unfamiliar_rows
+
+DRAWS = 16
+CONFIDENCE_WEIGHTS = (0.1, 0.3, 1.0, 2.0)
+CONFIDENCE_RUNS = 3
+MISCOVERAGE = (0.05, 0.1)
+ECE_MARGIN = 0.01
+COVERAGE_MARGIN = 0.01
+FAMILIAR_ROWS = 2000
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """The settings of a study.
+
+    Attributes:
+        model: folder or Hub id of the stock classifier.
+        dataset: name or path of a data set with a test split, see :func:`hf_vub.data.load_splits`.
+        task: "text" or "image".
+        feature_cache: folder of the features.
+        checkpoints: folder of the trained heads; None keeps none.
+        max_length: tokens that a text is cut to.
+        betas: weights of the rate.
+        entropy_weight: weight of VUB's min term.
+        runs: seeds per setting.
+        epochs, batch_size, learning_rate: of the heads.
+        max_train, max_test: rows used, drawn by class; None for all.
+        unfamiliar: names or paths of further data sets of another origin.
+    """
+
+    model: str
+    dataset: str
+    task: Task
+    feature_cache: str
+    checkpoints: str | None = None
+    max_length: int | None = None
+    betas: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
+    entropy_weight: float = 1.0
+    runs: int = 10
+    epochs: int = 20
+    batch_size: int = 32
+    learning_rate: float = 3e-4
+    max_train: int | None = None
+    max_test: int | None = None
+    unfamiliar: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("runs", "epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.betas:
+            raise ValueError("betas is empty; give at least one")
+        if self.task not in TASKS:
+            raise ValueError(f"task is {self.task!r}; it must be 'text' or 'image'")
+
+
+class _Rows(NamedTuple):
+    """Features and labels of the splits, features of rows of other origins by name, and H(Y) in nats."""
+
+    train: Features
+    test: Features
+    unfamiliar: dict[str, Tensor]
+    label_entropy: float
+
+
+class _Setting(NamedTuple):
+    """The trained heads of one setting."""
+
+    name: str
+    run: HeadRun
+    heads: Sequence[nn.Module]
+
+
+def calibration_study(settings: StudySettings) -> CalibrationStudy:
+    """Train the heads of a study, measure them and the stock model, and compare with the stated aims.
+
+    Raises:
+        ValueError: the data set has no training split, or a setting is out of range.
+        OSError: there is no such checkpoint or data set.
+    """
+    started = time.monotonic()
+    splits = load_splits(
+        settings.dataset, medium=settings.task, max_train=settings.max_train, max_test=settings.max_test
+    )
+    names = label_names(splits)
+    rows = _embed(settings, splits, len(names))
+    stock = _stock_classifier(settings, names)
+    trained = _train(settings, rows, len(names))
+    logits = [_outputs(stock, rows.test.features, 0)]
+    classifiers = [_studied("vanilla", None, logits, rows)]
+    unfamiliar = _distance_checks(rows) + _score_checks("vanilla", None, [stock], rows)
+    for name, run, heads in trained:
+        if run.objective == "vib" or run.entropy_weight == settings.entropy_weight:
+            outputs = [_outputs(head, rows.test.features, seed) for seed, head in enumerate(heads)]
+            classifiers.append(_studied(name, run, outputs, rows))
+            unfamiliar += _score_checks(name, run.beta, heads, rows)
+    return CalibrationStudy(
+        **provenance(),
+        task=settings.task,
+        model=public_name(settings.model),
+        dataset=public_name(settings.dataset),
+        num_labels=len(names),
+        num_train=len(rows.train),
+        num_test=len(rows.test),
+        data_rows=f"heads: {splits.described()}; the temperature of each random half of the test rows is fitted on the "
+        "other half; conformal sets: a quarter of the test rows for the temperature, a quarter for the threshold, the "
+        "others measured",
+        max_length=settings.max_length,
+        runs=settings.runs,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        draws=DRAWS,
+        classifiers=tuple(classifiers),
+        confidence=tuple(_confidence(trained, rows, len(names))),
+        unfamiliar=tuple(unfamiliar),
+        aims=tuple(_aims(classifiers)),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _embed(settings: StudySettings, splits: Splits, num_labels: int) -> _Rows:
+    """Return the cached features of the backbone."""
+    model = TASKS[settings.task].ours.from_pretrained(settings.model, num_labels=num_labels, freeze_backbone=True)
+    model = model.float().eval()
+    processor = load_processor(settings.model, settings.task)
+
+    def features(dataset: object) -> Features:
+        return extract(
+            model, dataset, settings.feature_cache, processing_class=processor, max_length=settings.max_length
+        )
+
+    others = unfamiliar_rows(settings.task, splits["test"], settings.unfamiliar)
+    train = features(splits["train"])
+    return _Rows(
+        train,
+        features(splits["test"]),
+        {name: features(dataset).features for name, dataset in others.items()},
+        label_entropy(train.labels, num_labels),
+    )
+
+
+def _stock_classifier(settings: StudySettings, names: Sequence[str]) -> nn.Module:
+    """Return the last layer of the stock classifier, its classes in the order of the data set."""
+    stock = load(TASKS[settings.task].stock, settings.model)
+    layer = replace_classifier(stock).float()
+    places = torch.as_tensor(align_labels(range(len(names)), names, class_names(stock.config, layer.out_features)))
+    aligned = nn.Linear(layer.in_features, len(names), bias=layer.bias is not None)
+    aligned.load_state_dict({name: values[places] for name, values in layer.state_dict().items()})
+    return aligned.requires_grad_(False).eval()
+
+
+def _train(settings: StudySettings, rows: _Rows, num_labels: int) -> list[_Setting]:
+    """Train every setting, and VUB at other entropy weights for the predicted confidence."""
+    weight, seeds = settings.entropy_weight, range(settings.runs)
+    grid = {
+        (objective, beta, weight if objective == "vub" else 1.0): list(seeds)
+        for beta in settings.betas
+        for objective in ("vib", "vub")
+    }
+    for other in CONFIDENCE_WEIGHTS:
+        grid.setdefault(("vub", settings.betas[0], other), list(seeds)[:CONFIDENCE_RUNS])
+    runs = [
+        HeadRun(objective, beta, entropy_weight, seed)
+        for (objective, beta, entropy_weight), chosen in grid.items()
+        for seed in chosen
+    ]
+    results = train_heads(
+        rows.train.features,
+        rows.train.labels,
+        runs,
+        num_labels=num_labels,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        checkpoint_dir=settings.checkpoints,
+    )
+    heads: dict[tuple[str, float, float], list[nn.Module]] = {}
+    for result in results:
+        run = result.run
+        heads.setdefault((run.objective, run.beta, run.entropy_weight), []).append(result.head)
+    return [_Setting(key[0], HeadRun(*key), found) for key, found in heads.items()]
+
+
+@torch.inference_mode()
+def _outputs(head: nn.Module, features: Tensor, seed: int, draws: int = DRAWS) -> RunScores:
+    """Return logits, rates and logits of draws of rows of features."""
+    if not isinstance(head, VUBHead):
+        return RunScores(torch.cat([head(block) for block in features.split(4096)]).double().numpy())
+    logits, rates, drawn = [], [], []
+    with seeded(seed):
+        for block in features.split(4096):
+            passed = head(block, num_samples=draws)
+            logits.append(head.classify(passed.mean))
+            rates.append(gaussian_rate(passed.mean, passed.scale))
+            drawn.append(passed.draws)
+    return RunScores(
+        torch.cat(logits).double().numpy(), torch.cat(rates).double().numpy(), torch.cat(drawn, 1).double().numpy()
+    )
+
+
+def _studied(name: str, run: HeadRun | None, runs: Sequence[RunScores], rows: _Rows) -> StudiedClassifier:
+    """Return every measurement of one setting on the test rows."""
+    labels = rows.test.labels.numpy()
+    plain = [log_softmax(each.logits, axis=1) for each in runs]
+    link = Link(run.entropy_weight, rows.label_entropy) if run is not None and run.objective == "vub" else None
+    linked = None if link is None else [link.log_probabilities(each.logits) for each in runs]
+    metrics = [probability_metrics(plain, labels, "softmax", scaled=scaled) for scaled in (False, True)]
+    if run is not None:
+        drawn = [_drawn(each, None, False) for each in runs]
+        metrics += [
+            probability_metrics(drawn, labels, "softmax", draws="averaged", scaled=scaled) for scaled in (False, True)
+        ]
+    if link is not None and linked is not None:
+        metrics += [probability_metrics(linked, labels, "posterior", scaled=scaled) for scaled in (False, True)]
+        for per_draw in (False, True):
+            drawn = [_drawn(each, link, per_draw) for each in runs]
+            metrics += [
+                probability_metrics(
+                    drawn, labels, "posterior", draws="per draw" if per_draw else "averaged", scaled=scaled
+                )
+                for scaled in (False, True)
+            ]
+    reported = plain if linked is None else linked
+    return StudiedClassifier(
+        name=name,
+        beta=None if run is None else run.beta,
+        entropy_weight=None if link is None else link.entropy_weight,
+        runs=len(runs),
+        rate=None if run is None else mean_of([float(each.rate.mean()) for each in runs if each.rate is not None]),
+        changed_classes=None if linked is None else _changed(runs, linked),
+        metrics=tuple(metrics),
+        conformal=conformal_checks(reported, labels, MISCOVERAGE),
+        aurc=aurc_by_score(runs, reported, labels),
+        curve=risk_curve(reported, labels),
+        reliability={"softmax": reliability(plain, labels)}
+        | ({} if linked is None else {"posterior": reliability(linked, labels)}),
+    )
+
+
+def _drawn(scores: RunScores, link: Link | None, per_draw: bool) -> Floats:
+    assert scores.draws is not None
+    return drawn_log_probabilities(scores.draws, link, per_draw)
+
+
+def _changed(runs: Sequence[RunScores], linked: Sequence[Floats]) -> int:
+    """Return how many rows of all runs have another predicted class through the link."""
+    pairs = zip(runs, linked, strict=True)
+    return sum(int((run.logits.argmax(axis=1) != log_p.argmax(axis=1)).sum()) for run, log_p in pairs)
+
+
+def _confidence(trained: Sequence[_Setting], rows: _Rows, num_labels: int) -> list[ConfidenceCheck]:
+    """Compare p* with the median confidence on training rows, at the smallest rate."""
+    labels, smallest = rows.train.labels.numpy(), min(setting.run.beta for setting in trained)
+    found = []
+    for _, run, heads in sorted(trained, key=lambda setting: setting.run.entropy_weight):
+        if run.objective != "vub" or run.beta != smallest:
+            continue
+        medians = [_median_confidence(_outputs(head, rows.train.features, 0, draws=1), labels) for head in heads]
+        found.append(
+            ConfidenceCheck(
+                entropy_weight=run.entropy_weight,
+                beta=run.beta,
+                predicted=optimal_confidence(num_labels, run.entropy_weight),
+                measured=mean_of(medians),
+            )
+        )
+    return found
+
+
+def _median_confidence(scores: RunScores, labels: Labels) -> float:
+    log_p = log_softmax(scores.logits, axis=1)
+    return float(np.exp(np.median(log_p.max(axis=1)[log_p.argmax(axis=1) == labels])))
+
+
+def _familiar(rows: _Rows) -> Tensor:
+    """Return the features of some test rows, drawn at random."""
+    chosen = np.random.default_rng(0).permutation(len(rows.test))[:FAMILIAR_ROWS]
+    return rows.test.features[torch.from_numpy(np.sort(chosen))]
+
+
+def _distance_checks(rows: _Rows) -> list[UnfamiliarCheck]:
+    """Return how well distances of the features tell rows of other origins apart."""
+    train, labels = rows.train.features.numpy(), rows.train.labels.numpy()
+    familiar = feature_distances(train, labels, _familiar(rows).numpy())
+    checks = []
+    for name, features in rows.unfamiliar.items():
+        found = feature_distances(train, labels, features.numpy())
+        scores = {score: [(familiar[score], values)] for score, values in found.items()}
+        checks += _checks(name, len(features), "features", None, scores)
+    return checks
+
+
+def _score_checks(name: str, beta: float | None, heads: Sequence[nn.Module], rows: _Rows) -> list[UnfamiliarCheck]:
+    """Return how well the scores of one pass, or of some draws, tell rows of other origins apart."""
+    familiar, checks = _familiar(rows), []
+    inside = [_named_scores(_outputs(head, familiar, seed)) for seed, head in enumerate(heads)]
+    for other, features in rows.unfamiliar.items():
+        outside = [_named_scores(_outputs(head, features, seed)) for seed, head in enumerate(heads)]
+        scores = {score: [(a[score], b[score]) for a, b in zip(inside, outside, strict=True)] for score in inside[0]}
+        checks += _checks(other, len(features), name, beta, scores)
+    return checks
+
+
+def _named_scores(scores: RunScores) -> dict[str, Floats]:
+    return ood_scores(scores.logits, scores.rate, scores.draws)
+
+
+def _checks(
+    unfamiliar: str, rows: int, name: str, beta: float | None, scores: Mapping[str, Sequence[tuple[Floats, Floats]]]
+) -> list[UnfamiliarCheck]:
+    """Return one check per score, from its values (familiar, unfamiliar) of each run."""
+    checks = []
+    for score, runs in scores.items():
+        found = [detection_metrics(*values) for values in runs]
+        auroc, fpr95 = mean_of([each.auroc for each in found]), mean_of([each.fpr95 for each in found])
+        checks.append(
+            UnfamiliarCheck(
+                unfamiliar=unfamiliar, rows=rows, name=name, beta=beta, score=score, auroc=auroc, fpr95=fpr95
+            )
+        )
+    return checks
+
+
+def _aims(classifiers: Sequence[StudiedClassifier]) -> list[Aim]:
+    """Return the stated aims, each with its measurement."""
+
+    def value(classifier: StudiedClassifier, metric: str, kind: str, scaled: bool) -> float:
+        (found,) = (
+            each
+            for each in classifier.metrics
+            if (each.probabilities, each.draws, each.temperature is not None) == (kind, "mean", scaled)
+        )
+        mean: float = found[metric].mean
+        return mean
+
+    stock = classifiers[0]
+    vib = {each.beta: each for each in classifiers if each.name == "vib"}
+    vub = {each.beta: each for each in classifiers if each.name == "vub"}
+    aims = []
+    for beta, ours in vub.items():
+        linked, theirs = value(ours, "ece", "posterior", False), value(vib[beta], "ece", "softmax", False)
+        aims.append(
+            Aim(
+                aim=f"beta {beta:g}: ECE of VUB through the link at most {ECE_MARGIN:g} above VIB's, nothing fitted",
+                measured=f"{linked:.4f} against {theirs:.4f}",
+                met=linked <= theirs + ECE_MARGIN,
+            )
+        )
+        nll, best = value(ours, "nll", "posterior", True), value(stock, "nll", "softmax", True)
+        aims.append(
+            Aim(
+                aim=f"beta {beta:g}: NLL of VUB through the link no worse than the stock model's, with temperatures",
+                measured=f"{nll:.4f} against {best:.4f}",
+                met=nll <= best,
+            )
+        )
+    changed = sum(each.changed_classes or 0 for each in vub.values())
+    aims.append(Aim(aim="the link changes no predicted class", measured=f"{changed} rows changed", met=changed == 0))
+    gap = max(abs(check.coverage.mean - 1 + check.miscoverage) for each in classifiers for check in each.conformal)
+    aims.append(
+        Aim(
+            aim="coverage of conformal sets within 1 point of the target, mean over the splits, for every classifier",
+            measured=f"at most {100 * gap:.2f} points off",
+            met=gap <= COVERAGE_MARGIN,
+        )
+    )
+    return aims
