@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Image, Value, concatenate_datasets
 
 Kind = Literal["text", "image", "label"]
@@ -13,6 +14,8 @@ Medium = Literal["text", "image"]
 TEXT_COLUMNS = ("text", "sentence", "review", "content")
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "category", "fine_label")
+MAX_TEXT_BYTES = 100_000_000
+"""A longer text comes from a damaged file, such as one with a quote that never closes."""
 
 _USUAL: Mapping[Kind, Sequence[str]] = {"text": TEXT_COLUMNS, "image": IMAGE_COLUMNS, "label": LABEL_COLUMNS}
 _STRINGS = ("string", "large_string", "string_view")
@@ -232,6 +235,10 @@ def _check_texts(dataset: Dataset, column: str, where: str) -> None:
     if values.null_count:
         row = values.is_null().to_numpy().argmax()
         raise ValueError(f"{where}: row {row} has no text ({values.null_count} of {len(values)} rows have none)")
+    lengths = pc.binary_length(values.cast(pa.large_binary())).to_numpy()
+    if len(lengths) and lengths.max() > MAX_TEXT_BYTES:
+        row = int(lengths.argmax())
+        raise ValueError(f"{where}: the text of row {row} has {lengths[row]:,} bytes; {MAX_TEXT_BYTES:,} is the limit")
     check_utf8(values, where, column)
 
 

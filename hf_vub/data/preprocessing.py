@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _NO_LIMIT = 1_000_000  # tokenizers without a limit have a model_max_length of 1e30
 _DEFAULT_LENGTH = 512
+_MOST_CHARACTERS = 1_000_000
 
 
 def tokenize(
@@ -90,7 +91,8 @@ def encode_texts(
     """Return the token ids of texts, or of pairs of texts, cut to ``max_length`` tokens and not padded.
 
     Texts go through `clean_text` first. A text without any token becomes a single end-of-sequence token (or separator,
-    padding or unknown token, whichever the tokenizer has), since models cannot read an empty sequence.
+    padding or unknown token, whichever the tokenizer has), since models cannot read an empty sequence. Only
+    the first 1,000,000 characters of a text (or 100 per token of ``max_length``, if that is more) are tokenized.
 
     Args:
         tokenizer: of the model.
@@ -102,10 +104,11 @@ def encode_texts(
     Returns:
         The tokenizer's columns, one list per row: ``input_ids`` and what else the model takes.
     """
-    second = None if pairs is None else [clean_text(text) for text in pairs]
+    most = max(_MOST_CHARACTERS, 100 * max_length)
+    second = None if pairs is None else [clean_text(text[:most]) for text in pairs]
     with _same_backend(tokenizer):
         encoded = tokenizer(
-            [clean_text(text) for text in texts],
+            [clean_text(text[:most]) for text in texts],
             second,
             truncation=True,
             max_length=max_length,

@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
-from .columns import IMAGE_COLUMNS, LABEL_COLUMNS, TEXT_COLUMNS
+from .columns import IMAGE_COLUMNS, LABEL_COLUMNS, MAX_TEXT_BYTES, TEXT_COLUMNS
 
 BUILDERS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
 LOADING_ERRORS = (DatasetGenerationError, ValueError, OSError, StopIteration, RuntimeError, TypeError)
@@ -29,6 +29,9 @@ def read_tables(
         raise ValueError(f"the files of one data set must be of one kind, but are {', '.join(sorted(suffixes))}")
     builder = builders.pop()
     options: dict[str, Any] = {}
+    for file in files:
+        if file.suffix.lower() in (".csv", ".tsv", ".jsonl"):
+            _check_lines(file)
     if builder == "csv":
         separator = "\t" if suffixes == {".tsv"} else ","
         for file in files:
@@ -55,6 +58,20 @@ def _literal(path: Path) -> str:
     if "::" in text:
         raise ValueError(f"{text} cannot be read: rename it without '::', which stands for a chain of archives")
     return glob.escape(text)
+
+
+def _check_lines(file: Path) -> None:
+    """Refuse a line that no row of texts has, before anything holds all of it in memory."""
+    if file.stat().st_size <= MAX_TEXT_BYTES:
+        return
+    with open(file, "rb") as content:
+        number = 1
+        while line := content.readline(MAX_TEXT_BYTES + 1):
+            if len(line) > MAX_TEXT_BYTES:
+                raise ValueError(
+                    f"{file.name}: line {number} has more than {MAX_TEXT_BYTES:,} bytes, which is the limit"
+                )
+            number += 1
 
 
 def _check_header(file: Path, separator: str, column_names: Sequence[str] | None, named: Collection[str]) -> None:
