@@ -3,9 +3,9 @@
 import copy
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, SupportsFloat
 
 from transformers import AutoConfig, PretrainedConfig
 
@@ -26,11 +26,8 @@ class Objective(str, Enum):
     @classmethod
     def parse(cls, name: str) -> "Objective":
         """Return the objective called ``name``; raise ValueError with the names that exist."""
-        try:
-            return cls(name)
-        except ValueError:
-            names = ", ".join(repr(member.value) for member in cls)
-            raise ValueError(f"objective is {name!r}; it must be one of {names}") from None
+        _check_choice("objective", name, [member.value for member in cls])
+        return cls(name)
 
 
 class VUBConfig(PretrainedConfig):
@@ -83,7 +80,7 @@ class VUBConfig(PretrainedConfig):
 
     def __init__(
         self,
-        backbone_config: PretrainedConfig | dict[str, Any] | None = None,
+        backbone_config: PretrainedConfig | dict[str, object] | None = None,
         objective: str = "vub",
         beta: float = 1e-3,
         entropy_weight: float = 1.0,
@@ -106,7 +103,7 @@ class VUBConfig(PretrainedConfig):
                 raise ValueError(f"backbone_config has the keys {sorted(backbone_config)}; it needs 'model_type' too")
             refuse_code(backbone_config, "a VUB checkpoint")
             # from_dict instead of the constructor: timm's configuration translates its class names there.
-            config_class = type(AutoConfig.for_model(backbone_config["model_type"]))
+            config_class = type(AutoConfig.for_model(str(backbone_config["model_type"])))
             backbone_config = config_class.from_dict(copy.deepcopy(backbone_config))
         elif backbone_config is not None and not isinstance(backbone_config, PretrainedConfig):
             raise TypeError(f"backbone_config is a {type(backbone_config).__name__}; it must be a configuration")
@@ -122,8 +119,7 @@ class VUBConfig(PretrainedConfig):
         self.num_eval_samples = _integer("num_eval_samples", num_eval_samples, 0)
         self.freeze_backbone = bool(freeze_backbone)
         self.encoder_relu = bool(encoder_relu)
-        if pooling not in POOLINGS:
-            raise ValueError(f"pooling is {pooling!r}; it must be one of {', '.join(map(repr, POOLINGS))}")
+        _check_choice("pooling", pooling, POOLINGS)
         self.pooling = pooling
         self.set_calibration(probabilities, calibration_temperature, conformal_thresholds)
         self.calibrated_logits = bool(calibrated_logits)
@@ -131,12 +127,12 @@ class VUBConfig(PretrainedConfig):
         self.validate_problem()
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+    def from_dict(cls, config_dict: dict[str, object], **kwargs: Any) -> "VUBConfig":
         """Build from a dictionary; raise ValueError where it asks for code (:func:`~.trust.refuse_code`)."""
         refuse_code(config_dict, kwargs.get("name_or_path") or "a VUB checkpoint")
         return super().from_dict(config_dict, **kwargs)
 
-    def to_diff_dict(self) -> dict[str, Any]:
+    def to_diff_dict(self) -> dict[str, object]:
         """Return the fields that differ from the defaults, or all where transformers 4 fails: without a backbone."""
         return self.to_dict() if self.backbone_config is None else super().to_diff_dict()
 
@@ -152,9 +148,7 @@ class VUBConfig(PretrainedConfig):
             ValueError: for another kind of probabilities, a temperature that is not above 0, or a threshold or
                 miscoverage outside 0 to 1.
         """
-        if probabilities not in PROBABILITIES:
-            names = ", ".join(map(repr, PROBABILITIES))
-            raise ValueError(f"probabilities is {probabilities!r}; it must be one of {names}")
+        _check_choice("probabilities", probabilities, PROBABILITIES)
         temperature = _number("calibration_temperature", calibration_temperature)
         if temperature == 0:
             raise ValueError("calibration_temperature is 0; it must be above 0")
@@ -196,32 +190,32 @@ def config_fields() -> tuple[str, ...]:
 
 
 def refuse_misspelt(caller: str, names: Iterable[str]) -> None:
-    """Raise TypeError for a keyword that is almost, but not quite, a field of VUBConfig.
-
-    Args:
-        caller: what was called, for the message.
-        names: keywords that were given.
-    """
+    """Raise TypeError where one of the keywords given to ``caller`` is almost, but not quite, a field of VUBConfig."""
     for name in names:
         near = difflib.get_close_matches(name, config_fields(), n=1, cutoff=0.8)
         if near and near[0] != name:
             raise TypeError(f"{caller} got the unexpected keyword {name!r}: did you mean {near[0]!r}?")
 
 
-def _number(name: str, value: Any) -> float:
+def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
+
+
+def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
         raise ValueError(f"{name} is {value!r}; it must be a finite number of at least 0")
     return float(value)
 
 
-def _is_share(value: Any) -> bool:
+def _is_share(value: object) -> bool:
     try:
-        return 0 <= float(value) <= 1
-    except (TypeError, ValueError):
+        return isinstance(value, (str, SupportsFloat)) and 0 <= float(value) <= 1
+    except ValueError:
         return False
 
 
-def _integer(name: str, value: Any, lowest: int) -> int:
+def _integer(name: str, value: object, lowest: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
         raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {lowest}")
     return value

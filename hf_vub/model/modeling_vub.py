@@ -30,7 +30,7 @@ from .objectives import class_log_probabilities, objective_loss, objective_terms
 from .pooling import choose_pooling, pool, prepare_encoder, token_mask
 from .stock import replace_classifier, warn_of_untrained
 from .timm_processing import save_timm_image_processor
-from .trust import clear_errors, read_config, require_task
+from .trust import AutoClass, Name, Options, clear_errors, read_config, require_task
 
 T = TypeVar("T", bound="VUBPreTrainedModel")
 
@@ -81,7 +81,7 @@ class VUBPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _stock_class: ClassVar[Any]
+    _stock_class: ClassVar[AutoClass]
     _medium: ClassVar[str]
 
     def __init__(self, config: VUBConfig):
@@ -96,9 +96,8 @@ class VUBPreTrainedModel(PreTrainedModel):
             config.pooling = "stock"
         self.num_labels = config.num_labels
         # Code of the backbone's own runs only where a caller has let it in before, which registers its class.
-        self.backbone: Any = self._backbone_class(config.pooling).from_config(
-            config.backbone_config, trust_remote_code=False
-        )
+        backbone_class = self._backbone_class(config.pooling)
+        self.backbone: PreTrainedModel = backbone_class.from_config(config.backbone_config, trust_remote_code=False)
         self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing
         self.head = VUBHead(
             feature_size=self._prepare_backbone(self.backbone),
@@ -121,43 +120,33 @@ class VUBPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(
         cls: type[T],
-        pretrained_model_name_or_path: Any,
-        *model_args: Any,
-        config: Any = ...,
-        output_loading_info: Literal[False] = ...,
+        pretrained_model_name_or_path: Name,
+        *args: object,
+        output_loading_info: Literal[True],
         **kwargs: Any,
-    ) -> T: ...
+    ) -> tuple[T, Options]: ...
 
     @overload
     @classmethod
-    def from_pretrained(
-        cls: type[T],
-        pretrained_model_name_or_path: Any,
-        *model_args: Any,
-        config: Any = ...,
-        output_loading_info: Literal[True],
-        **kwargs: Any,
-    ) -> tuple[T, dict[str, Any]]: ...
+    def from_pretrained(cls: type[T], pretrained_model_name_or_path: Name, *args: object, **kwargs: Any) -> T: ...
 
     @classmethod
     def from_pretrained(
         cls: type[T],
-        pretrained_model_name_or_path: Any,
-        *model_args: Any,
-        config: Any = None,
+        pretrained_model_name_or_path: Name,
+        *args: object,
         output_loading_info: bool = False,
         **kwargs: Any,
-    ) -> T | tuple[T, dict[str, Any]]:
+    ) -> T | tuple[T, Options]:
         """Load a VUB checkpoint, or wrap any encoder or classifier checkpoint in a new bottleneck.
 
         Args:
             pretrained_model_name_or_path: a folder or a Hub id. A VUB checkpoint is loaded as it is; of anything else
                 the stock classification model is loaded and its last linear layer replaced by an untrained head.
-            model_args: passed on to the stock ``from_pretrained``.
-            config: a configuration to use instead of the checkpoint's.
+            args: passed on to the stock ``from_pretrained``.
             output_loading_info: return the loading report too.
             kwargs: fields of :class:`VUBConfig` (``objective``, ``beta``, ``num_labels``, ``freeze_backbone``,
-                ``pooling``, ...) and everything that ``PreTrainedModel.from_pretrained`` takes (``dtype``,
+                ``pooling``, ...) and everything that ``PreTrainedModel.from_pretrained`` takes (``config``, ``dtype``,
                 ``device_map``, ``revision``, ``attn_implementation``, ``token``, ...). ``dtype`` is "auto" by default:
                 the saved one. ``pooling="auto"`` follows the ``1_Pooling`` of a sentence-transformers checkpoint and
                 is the stock classifier's own for any other; ``model.config.pooling`` and the log say which.
@@ -177,30 +166,28 @@ class VUBPreTrainedModel(PreTrainedModel):
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", "auto")
         kwargs.setdefault("trust_remote_code", False)  # None would ask on the terminal, and run code on a "y"
-        content = _config_content(path, config, kwargs)
-        kwargs |= {"config": config} if config is not None else {}
+        config = kwargs.get("config")
+        content = config.to_dict() if isinstance(config, PretrainedConfig) else read_config(config or path, **kwargs)
         with clear_errors(path):
             if content.get("model_type") == VUBConfig.model_type:
-                model, info = cls._load_ours(path, content, *model_args, **kwargs)
+                model, info = cls._load_ours(path, content, *args, **kwargs)
             else:
                 options = {name: kwargs.pop(name) for name in config_fields() if name in kwargs}
                 # Impossible options are found before a large checkpoint is read.
                 VUBConfig(**{"problem_type": content.get("problem_type"), **options})
                 require_task(cls._stock_class, content.get("model_type"), path)
-                model, info = cls._wrap_stock(path, content, options, *model_args, **kwargs)
+                model, info = cls._wrap_stock(path, content, options, *args, **kwargs)
         model._freeze_and_align()
         return (model, info) if output_loading_info else model
 
     @classmethod
-    def _load_ours(
-        cls: type[T], path: Any, content: dict[str, Any], *model_args: Any, **kwargs: Any
-    ) -> tuple[T, dict[str, Any]]:
+    def _load_ours(cls: type[T], path: Name, content: Options, *args: object, **kwargs: Any) -> tuple[T, Options]:
         """Load a VUB checkpoint; return it with the loading report."""
         asked, saved = kwargs.pop("pooling", "auto"), content.get("pooling", "stock")
         if asked not in ("auto", saved):
             raise ValueError(f"pooling is {asked!r}, and {path} was trained with {saved!r}: leave pooling out")
         try:
-            model, info = super().from_pretrained(path, *model_args, output_loading_info=True, **kwargs)
+            model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
         except RuntimeError as error:
             if "mismatch" not in str(error):
                 raise
@@ -218,16 +205,14 @@ class VUBPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def _wrap_stock(
-        cls: type[T], path: Any, content: dict[str, Any], options: dict[str, Any], *model_args: Any, **kwargs: Any
-    ) -> tuple[T, dict[str, Any]]:
+        cls: type[T], path: Name, content: Options, options: Options, *args: object, **kwargs: Any
+    ) -> tuple[T, Options]:
         """Load a stock checkpoint into a new model; return it with the loading report."""
-        pooling = options.get("pooling", "auto")
-        if pooling == "auto":
-            pooling = options["pooling"] = choose_pooling(path, content, kwargs) if cls._medium == "text" else "stock"
+        if options.get("pooling", "auto") == "auto":
+            options["pooling"] = choose_pooling(path, content, kwargs) if cls._medium == "text" else "stock"
+        backbone_class = cls._backbone_class(options["pooling"])
         try:
-            backbone, info = cls._backbone_class(pooling).from_pretrained(
-                path, *model_args, output_loading_info=True, **kwargs
-            )
+            backbone, info = backbone_class.from_pretrained(path, *args, output_loading_info=True, **kwargs)
         except TypeError as error:
             unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
             if unknown is None:
@@ -251,21 +236,19 @@ class VUBPreTrainedModel(PreTrainedModel):
         model.head.to_empty(device=device)
         model.head.reset_parameters()
         if hasattr(backbone, "hf_device_map"):
-            placed = {
-                f"backbone.{name}" if name else "backbone": where for name, where in backbone.hf_device_map.items()
-            }
+            placed = {f"backbone.{name}".rstrip("."): where for name, where in backbone.hf_device_map.items()}
             model.hf_device_map = {**placed, "head": str(device)}  # type: ignore[assignment]
         warn_of_untrained(path, sorted(set(info["missing_keys"]) & backbone.state_dict().keys()))
         return model.eval(), info
 
     @classmethod
-    def _backbone_class(cls, pooling: str) -> Any:
+    def _backbone_class(cls, pooling: str) -> AutoClass:
         """Return the Auto class of the backbone: a stock classifier, or the encoder whose states are pooled."""
         if pooling != "stock" and cls._medium == "image":
             raise ValueError(f"pooling is {pooling!r}; images have the stock model's own pooling: use 'auto'")
         return cls._stock_class if pooling == "stock" else AutoModel
 
-    def _prepare_backbone(self, backbone: Any) -> int:
+    def _prepare_backbone(self, backbone: PreTrainedModel) -> int:
         """Take the parts away that give no features, and return the number of features."""
         if self.config.pooling == "stock":
             return replace_classifier(backbone).in_features
@@ -292,19 +275,18 @@ class VUBPreTrainedModel(PreTrainedModel):
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the backbone's input embeddings."""
-        embeddings: nn.Module = self.backbone.get_input_embeddings()
-        return embeddings
+        return self.backbone.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the backbone's input embeddings."""
         self.backbone.set_input_embeddings(value)
 
-    def push_to_hub(self, repo_id: str, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def push_to_hub(self, repo_id: str, *args: Any, **kwargs: Any) -> str:  # type: ignore[override]
         """Push weights, configuration and code to the Hub, in one commit."""
         if not args and "use_temp_dir" in inspect.signature(PushToHubMixin.push_to_hub).parameters:
             # transformers 4 would save into a local folder of that name, and push only the changes in it.
             kwargs.setdefault("use_temp_dir", True)
-        return super().push_to_hub(repo_id, *args, **kwargs)  # type: ignore[arg-type]
+        return str(super().push_to_hub(repo_id, *args, **kwargs))  # type: ignore[arg-type]
 
     def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
         # Only the backbone's activations are large, and a frozen backbone keeps none.
@@ -322,7 +304,7 @@ class VUBPreTrainedModel(PreTrainedModel):
         """
         return self._run_backbone(inputs)[0]
 
-    def _run_backbone(self, inputs: dict[str, Any]) -> tuple[Tensor, ModelOutput]:
+    def _run_backbone(self, inputs: Options) -> tuple[Tensor, Options]:
         """Return the features and the backbone's output."""
         inputs = {name: value for name, value in inputs.items() if value is not None and name != "num_items_in_batch"}
         if "pixel_values" in inputs:
@@ -334,17 +316,12 @@ class VUBPreTrainedModel(PreTrainedModel):
         return pool(output.last_hidden_state, mask, self.config.pooling), output
 
     def _classify(
-        self,
-        inputs: dict[str, Any],
-        features: Tensor | None,
-        labels: Tensor | None,
-        num_samples: int | None,
-        return_dict: bool | None,
-    ) -> VUBOutput | tuple[Any, ...]:
-        states: dict[str, Any] = {}
+        self, inputs: Options, features: Tensor | None, labels: Tensor | None, num_samples: int | None
+    ) -> VUBOutput:
+        """Return the output for inputs of the backbone, or where they are given for its features."""
+        states: Options = {}
         if features is None:
-            features, outputs = self._run_backbone(inputs)
-            states = {name: outputs.get(name) for name in ("hidden_states", "attentions")}
+            features, states = self._run_backbone(inputs)
         head = self.head(features, num_samples=num_samples)
         terms = objective_terms(head.mean, head.scale, head.draws, self._checked(labels, head.logits))
         loss = None
@@ -357,7 +334,7 @@ class VUBPreTrainedModel(PreTrainedModel):
                 entropy_weight=self.config.entropy_weight,
             ).mean()
         log_probabilities = self.class_log_probabilities(head.logits)
-        output = VUBOutput(
+        return VUBOutput(
             loss=loss,
             logits=log_probabilities if self.config.calibrated_logits else head.logits,
             rate=terms.rate,
@@ -365,9 +342,9 @@ class VUBPreTrainedModel(PreTrainedModel):
             entropy=terms.entropy,
             posterior_entropy=gaussian_entropy(head.scale),
             probabilities=log_probabilities.exp(),
-            **states,
+            hidden_states=states.get("hidden_states"),
+            attentions=states.get("attentions"),
         )
-        return output.to_tuple() if return_dict is False else output
 
     def class_log_probabilities(self, logits: Tensor) -> Tensor:
         """Return the logarithms of the probabilities that this model reports, shape (..., num_labels).
@@ -444,15 +421,10 @@ class VUBForSequenceClassification(VUBPreTrainedModel):
         Returns:
             A :class:`VUBOutput`, or with ``return_dict=False`` the tuple of its values.
         """
-        inputs = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "token_type_ids": token_type_ids,
-            "position_ids": position_ids,
-            "inputs_embeds": inputs_embeds,
-            **kwargs,
-        }
-        return self._classify(inputs, features, labels, num_samples, return_dict)
+        kwargs |= {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        kwargs |= {"position_ids": position_ids, "inputs_embeds": inputs_embeds}
+        output = self._classify(kwargs, features, labels, num_samples)
+        return output.to_tuple() if return_dict is False else output
 
 
 class VUBForImageClassification(VUBPreTrainedModel):
@@ -477,33 +449,18 @@ class VUBForImageClassification(VUBPreTrainedModel):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> VUBOutput | tuple[Any, ...]:
-        """Classify images.
+        """Classify images: ``pixel_values`` are normalised, of shape (batch, channels, height, width).
 
-        Args:
-            pixel_values: normalised pixels, shape (batch, channels, height, width).
-            features: precomputed features, shape (batch, feature_size); the backbone is then not run.
-            labels: class indices, shape (batch,).
-            num_samples: draws of z, 0 for the mean; None follows the configuration.
-            return_dict: False for a plain tuple.
-            kwargs: passed on to the backbone.
-
-        Returns:
-            A :class:`VUBOutput`, or with ``return_dict=False`` the tuple of its values.
+        The other arguments, and what is returned, are those of :meth:`VUBForSequenceClassification.forward`.
         """
-        return self._classify({"pixel_values": pixel_values, **kwargs}, features, labels, num_samples, return_dict)
+        output = self._classify({"pixel_values": pixel_values, **kwargs}, features, labels, num_samples)
+        return output.to_tuple() if return_dict is False else output
 
-    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:  # type: ignore[override]
+    def save_pretrained(self, save_directory: Name, **kwargs: Any) -> None:  # type: ignore[override]
         """Save as any model, with the preprocessing of a timm backbone, which timm keeps in its configuration."""
         super().save_pretrained(save_directory, **kwargs)
         if kwargs.get("is_main_process", True):
             save_timm_image_processor(self.config.backbone_config, save_directory)
-
-
-def _config_content(path: Any, config: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of the checkpoint's configuration file, or of the configuration given instead of it."""
-    if isinstance(config, PretrainedConfig):
-        return config.to_dict()
-    return read_config(config or path, **kwargs)
 
 
 # A saved checkpoint carries this code, so that trust_remote_code=True loads it without the package.

@@ -4,7 +4,6 @@ import inspect
 import json
 import logging
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from transformers import PretrainedConfig
 from transformers.utils import cached_file
 
 from .information import at_least_float32
-from .trust import HUB_OPTIONS
+from .trust import HUB_OPTIONS, Name, Options
 
 logger = logging.getLogger(__name__)
 
@@ -47,24 +46,20 @@ def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
     return states[torch.arange(len(states), device=states.device), place.to(states.device)]
 
 
-def token_mask(inputs: dict[str, Any], pad_token_id: int | None) -> Tensor:
+def token_mask(inputs: dict[str, Tensor], pad_token_id: int | None) -> Tensor:
     """Return the mask of tokens, shape (batch, length): as given, else by the padding token, else all ones."""
-    mask: Tensor | None = inputs.get("attention_mask")
-    if mask is not None:
-        return mask
-    ids = inputs.get("input_ids")
-    if ids is None:
+    if "attention_mask" in inputs:
+        return inputs["attention_mask"]
+    if "input_ids" not in inputs:
         return torch.ones(inputs["inputs_embeds"].shape[:2], device=inputs["inputs_embeds"].device)
+    ids = inputs["input_ids"]
     return torch.ones_like(ids) if pad_token_id is None else (ids != pad_token_id).long()
 
 
-def choose_pooling(path: Any, content: dict[str, Any], options: dict[str, Any]) -> str:
+def choose_pooling(path: Name, content: Options, options: Options) -> str:
     """Return the pooling that "auto" means for a stock checkpoint of texts, and log where it comes from.
 
-    Args:
-        path: a folder or a Hub id.
-        content: content of its ``config.json``.
-        options: keywords of ``from_pretrained``.
+    ``content`` is that of its ``config.json``, and ``options`` are the keywords of ``from_pretrained``.
     """
     found = None
     if not any("Classification" in str(name) for name in content.get("architectures") or ()):
@@ -77,12 +72,10 @@ def choose_pooling(path: Any, content: dict[str, Any], options: dict[str, Any]) 
     return found
 
 
-def saved_pooling(name: Any, options: dict[str, Any]) -> str | None:
+def saved_pooling(name: Name, options: Options) -> str | None:
     """Return the pooling that a sentence-transformers checkpoint names in ``1_Pooling/config.json``, if it names one.
 
-    Args:
-        name: a folder or a Hub id.
-        options: keywords that say where on the Hub (``revision``, ``token``, ``cache_dir``, ...).
+    ``options`` say where on the Hub it is (``revision``, ``token``, ``cache_dir``, ...).
 
     Raises:
         ValueError: the file is not valid JSON.

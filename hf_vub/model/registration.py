@@ -7,7 +7,8 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from importlib.abc import MetaPathFinder
-from typing import Any
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 _CONFIG, _MODELS = "hf_vub.model.configuration_vub", "hf_vub.model.modeling_vub"
 
@@ -62,17 +63,15 @@ class AfterImport(MetaPathFinder):
         for name in actions.keys() - self.actions.keys():
             actions[name]()
 
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
         """Return the module's own specification, whose loader runs the action after the module."""
         action = self.actions.pop(fullname, None)
-        if action is None:
-            return None
-        spec = importlib.util.find_spec(fullname)
-        if spec is None or spec.loader is None:
+        spec = importlib.util.find_spec(fullname) if action else None
+        if action is None or spec is None or spec.loader is None:
             return None
         run_module = spec.loader.exec_module
 
-        def run_then_act(module: Any) -> None:
+        def run_then_act(module: ModuleType) -> None:
             run_module(module)
             action()
 

@@ -1,10 +1,11 @@
 """Stock classifiers of transformers as backbones: their last linear layer, and the weights that a checkpoint lacks."""
 
 import logging
-from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
+
+from .trust import Name
 
 logger = logging.getLogger(__name__)
 
@@ -21,9 +22,9 @@ def replace_classifier(model: PreTrainedModel) -> nn.Linear:
     Raises:
         ValueError: if the model's logits do not come from exactly one linear layer.
     """
-    if hasattr(model, "timm_model"):
-        timm_model: Any = model.timm_model
-        classifier = timm_model.get_classifier()
+    get_timm_classifier = getattr(getattr(model, "timm_model", None), "get_classifier", None)
+    if get_timm_classifier is not None:
+        classifier = get_timm_classifier()
         found = [(name, module) for name, module in model.named_modules() if module is classifier]
     else:
         inner = getattr(model, model.base_model_prefix, None) if model.base_model_prefix else None
@@ -46,7 +47,7 @@ def replace_classifier(model: PreTrainedModel) -> nn.Linear:
     return linear
 
 
-def warn_of_untrained(path: Any, names: list[str]) -> None:
+def warn_of_untrained(path: Name, names: list[str]) -> None:
     """Warn where features pass through weights that the checkpoint did not have, such as those of BERT's pooler."""
     if names:
         logger.warning(

@@ -9,12 +9,20 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file, is_peft_available
+
+AutoClass = type[Any]
+"""One of transformers' Auto classes."""
+Name = str | PathLike[str]
+"""A folder or a Hub id."""
+Options = dict[str, Any]
+"""Keywords that are passed on to transformers."""
 
 # The value may name a repository whose code then runs as a kernel (CVE-2026-4372).
 _IMPLEMENTATION = re.compile(r"_?(attn|experts)_implementation(_internal)?")
@@ -23,14 +31,10 @@ _MOST_LAYERS = 1000
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
-def load(auto: Any, name: Any, **options: Any) -> Any:
+def load(auto: AutoClass, name: Name, **options: Any) -> Any:
     """Return ``auto.from_pretrained(name, **options)`` after checking the configurations that it reads.
 
-    Args:
-        auto: one of transformers' Auto classes.
-        name: a folder or a Hub id.
-        options: keywords of ``from_pretrained``; ``trust_remote_code=True`` skips the checks. Without it nothing asks
-            on the terminal: what needs code is refused.
+    ``trust_remote_code=True`` skips the checks; without it nothing asks on the terminal: what needs code is refused.
 
     Raises:
         ValueError: a configuration asks for code, see :func:`refuse_code`, or a file is damaged.
@@ -50,18 +54,12 @@ def load(auto: Any, name: Any, **options: Any) -> Any:
 
 
 @contextmanager
-def clear_errors(name: Any, kind: str = "model") -> Iterator[None]:
-    """Turn the errors of libraries that a checkpoint's files break into one sentence with the name of the file.
+def clear_errors(name: Name, kind: str = "model") -> Iterator[None]:
+    """Turn the errors of libraries that a checkpoint's files break into one ValueError with the name of the file.
 
     A damaged file, or a value that no library knows, shows as an error of any type from deep inside transformers,
     tokenizers or torch. OSError, ImportError, other ValueErrors and running out of memory pass: they are clear.
-
-    Args:
-        name: folder or Hub id of the checkpoint.
-        kind: what is read from it, for the message.
-
-    Raises:
-        ValueError: naming the file where that is known.
+    ``kind`` says what is read, for the message.
     """
     try:
         yield
@@ -87,7 +85,7 @@ def _knows_no_word(tokenizer: PreTrainedTokenizerBase) -> bool:
     return not any(map(str.isalnum, "".join(tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens))))
 
 
-def _damaged_file(name: Any) -> str:
+def _damaged_file(name: Name) -> str:
     """Return the path of the first JSON file in a folder that does not parse, or the name of a Hub id."""
     for path in sorted(Path(name).glob("*.json")):
         try:
@@ -97,7 +95,7 @@ def _damaged_file(name: Any) -> str:
     return f"a file of {name}"
 
 
-def read_config(name: Any, **options: Any) -> dict[str, Any]:
+def read_config(name: Name, **options: object) -> Options:
     """Return the content of a checkpoint's ``config.json``; of an adapter, that of its base model.
 
     Args:
@@ -109,7 +107,7 @@ def read_config(name: Any, **options: Any) -> dict[str, Any]:
             of weights names files outside the checkpoint.
         OSError: if there is no such configuration.
     """
-    hub = {option: options[option] for option in HUB_OPTIONS if option in options}
+    hub: Options = {option: options[option] for option in HUB_OPTIONS if option in options}
     with clear_errors(name, "configuration"):
         content, _ = PretrainedConfig.get_config_dict(name, **hub)
     if not isinstance(content, dict):
@@ -130,37 +128,27 @@ def read_config(name: Any, **options: Any) -> dict[str, Any]:
     return content if content.get("model_type") else base_content
 
 
-def require_checkpoint(auto: Any, name: Any, **options: Any) -> None:
+def require_checkpoint(auto: AutoClass, name: Name, **options: object) -> None:
     """Read a checkpoint's configuration, and raise ValueError where :func:`read_config` or :func:`require_task` do."""
     content = read_config(name, **options)
     backbone = content.get("backbone_config")
     require_task(auto, (backbone if isinstance(backbone, dict) else content).get("model_type"), name)
 
 
-def require_task(auto: Any, model_type: Any, name: Any) -> None:
-    """Raise ValueError for a kind of model that an Auto class of classifiers has no classifier for.
-
-    Args:
-        auto: one of transformers' Auto classes; only those of classifiers are checked.
-        model_type: kind of the model or backbone; an unknown one passes.
-        name: name of the checkpoint, for the message.
-    """
+def require_task(auto: AutoClass, model_type: object, name: Name) -> None:
+    """Raise ValueError for a kind of model that an Auto class of classifiers has none for; unknown kinds pass."""
     medium = {"AutoModelForSequenceClassification": "texts", "AutoModelForImageClassification": "images"}
-    known = isinstance(model_type, str) and model_type in CONFIG_MAPPING
-    if known and auto.__name__ in medium and CONFIG_MAPPING[model_type] not in auto._model_mapping:
+    known = isinstance(model_type, str) and model_type in CONFIG_MAPPING and auto.__name__ in medium
+    if known and CONFIG_MAPPING[str(model_type)] not in auto._model_mapping:
         raise ValueError(f"{name} is a {model_type!r} model, which does not classify {medium[auto.__name__]}")
 
 
-def refuse_code(content: Any, name: Any) -> None:
+def refuse_code(content: object, name: Name) -> None:
     """Raise ValueError where a configuration would make transformers run code without ``trust_remote_code=True``.
 
     Three kinds of keys do, at any depth: a ``trust_remote_code`` of its own (CVE-2026-5241: ``lightglue`` loads
     another checkpoint with it), an attention or experts implementation that is a repository (CVE-2026-4372), and an
-    ``attribute_map``, which renames any harmless key to one of these.
-
-    Args:
-        content: content of ``config.json``.
-        name: name of the checkpoint, for the message.
+    ``attribute_map``, which renames any harmless key to one of these. ``content`` is that of ``config.json``.
     """
     for place, value in _unsafe_keys(content):
         raise ValueError(
@@ -169,38 +157,38 @@ def refuse_code(content: Any, name: Any) -> None:
         )
 
 
-def check_processor(processing_class: Any) -> None:
+def check_processor(processing_class: object) -> None:
     """Raise ValueError where saving a tokenizer or processor would write or copy files from outside its folder.
 
     Before 5.10, transformers writes each named chat template to the path that its name makes (CVE-2026-9856); 4.57
     copies a vocabulary from wherever ``tokenizer_config.json`` says, so that a private file is saved and pushed as one.
-
-    Args:
-        processing_class: tokenizer, image processor or None.
     """
     templates = getattr(processing_class, "chat_template", None)
     for name in templates if isinstance(templates, dict) else ():
-        if Path(str(name)).name != name or "\\" in name:
+        if _leaves_folder(name):
             raise ValueError(f"processing_class has a chat template named {name!r}; its name must be that of a file")
-    if not getattr(processing_class, "name_or_path", ""):
+    source = getattr(processing_class, "name_or_path", "")
+    if not source:
         return  # built here, from files that may have any name
     given = getattr(processing_class, "init_kwargs", {})
     for key, usual in getattr(processing_class, "vocab_files_names", {}).items():
         path = getattr(processing_class, key, None) or given.get(key)
         if key != "tokenizer_file" and isinstance(path, str) and Path(path).name != usual and Path(path).is_file():
             raise ValueError(
-                f"tokenizer_config.json of {processing_class.name_or_path} has {key}={path!r}, a file of this machine "
-                f"that would be saved as {usual!r}; delete that key"
+                f"tokenizer_config.json of {source} has {key}={path!r}, a file of this machine that would be saved as "
+                f"{usual!r}; delete that key"
             )
 
 
-def _unsafe_keys(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves_folder(name: object) -> bool:
+    return Path(str(name)).name != name or "\\" in name
+
+
+def _unsafe_keys(content: object, place: str = "") -> Iterator[tuple[str, object]]:
     """Yield the keys of a configuration that ask for code, such as "backbone_config.trust_remote_code", and values."""
     if isinstance(content, list):
         content = dict(enumerate(content))
-    if not isinstance(content, dict):
-        return
-    for key, value in content.items():
+    for key, value in content.items() if isinstance(content, dict) else ():
         asks = (
             (key == "trust_remote_code" and value)
             or (_IMPLEMENTATION.fullmatch(str(key)) and "/" in str(value))
@@ -211,7 +199,7 @@ def _unsafe_keys(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
         yield from _unsafe_keys(value, f"{place}{key}.")
 
 
-def _refuse_absurd(content: Any, name: Any, place: str = "") -> None:
+def _refuse_absurd(content: object, name: Name, place: str = "") -> None:
     """Raise ValueError for a number of layers that no model has: building them would take hours and all memory."""
     for key, value in content.items() if isinstance(content, dict) else ():
         if _LAYERS.fullmatch(str(key)):
@@ -229,5 +217,5 @@ def _refuse_outside(folder: Path) -> None:
         with clear_errors(folder, "index of weights"):
             files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         for file in sorted(map(str, files)):
-            if Path(file).name != file or "\\" in file:
+            if _leaves_folder(file):
                 raise ValueError(f"{index} names the file {file!r}, which is outside its folder")
