@@ -69,6 +69,9 @@ class SweepResult:
         model: "VUBForSequenceClassification | VUBForImageClassification",
         folder: str | Path,
         processor: "PreTrainedTokenizerBase | BaseImageProcessor | None" = None,
+        *,
+        probabilities: str = "softmax",
+        calibration_temperature: float = 1.0,
     ) -> None:
         """Save ``model`` with this head as a checkpoint that ``pipeline`` and the attacks load by its folder.
 
@@ -80,6 +83,8 @@ class SweepResult:
             folder: to write to.
             processor: tokenizer or image processor; by default the one saved with the checkpoint that ``model`` was
                 loaded from.
+            probabilities: that the checkpoint reports, "softmax" or "posterior".
+            calibration_temperature: of these probabilities.
 
         Raises:
             ValueError: the head does not fit the model, or no processor is given or found.
@@ -103,7 +108,8 @@ class SweepResult:
         for name in ("objective", "beta", "entropy_weight"):
             setattr(model.config, name, getattr(self.run, name))
         model.config.label_entropy = self.settings.label_entropy
-        model.config.set_calibration()  # that of the model's last head does not hold for this one
+        # That of the model's last head does not hold for this one.
+        model.config.set_calibration(probabilities, calibration_temperature)
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
 

@@ -64,6 +64,7 @@ from .reproduction import (
     TrainingCurve,
 )
 from .result import Metrics, Result, split_metrics
+from .suggestion import FrontierPoint, SuggestionResult
 from .training import Quickstart, TrainResult
 
 __all__ = [
@@ -88,6 +89,7 @@ __all__ = [
     "Curve",
     "DataSummary",
     "Examples",
+    "FrontierPoint",
     "HeadResult",
     "HeadSettings",
     "ImageAttackResult",
@@ -115,6 +117,7 @@ __all__ = [
     "StressCard",
     "StressResult",
     "StudiedClassifier",
+    "SuggestionResult",
     "Target",
     "TextAttackResult",
     "TextCounts",
@@ -138,6 +141,7 @@ _KINDS: dict[str, type[Result] | type[Quickstart]] = {
     "benchmark": Benchmark,
     "calibration": Calibration,
     "calibration_study": CalibrationStudy,
+    "suggestion": SuggestionResult,
     "quickstart": Quickstart,
 }
 
