@@ -10,6 +10,8 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from ..data.noise import parse_noise
+
 logger = logging.getLogger(__name__)
 
 BETA_SCHEDULES = ("constant", "linear", "cosine", "cyclic")
@@ -51,6 +53,8 @@ class VUBTrainingArguments(TrainingArguments):
         beta_cycles: cycles of a cyclic schedule.
         lr_decay: "transformers" for ``lr_scheduler_type``; "paper" for a factor of 0.97 every two epochs.
         information_plane: write ``information_plane.jsonl`` to ``output_dir``, see :class:`InformationPlane`.
+        smoothing: noise on every row, "delete:0.95" or "mask:0.7" on words, "gaussian:0.25" on pixels; for the base
+            classifier of a smoothed one (docs/certify.md).
 
     Raises:
         ValueError: for a value that no training can use, such as a learning rate that is not a number.
@@ -79,11 +83,17 @@ class VUBTrainingArguments(TrainingArguments):
     information_plane: bool = field(
         default=True, metadata={"help": "Write information_plane.jsonl, one line per epoch, to output_dir."}
     )
+    smoothing: str | None = field(
+        default=None,
+        metadata={"help": "Noise to train and test under, for certificates: delete:P, mask:P or gaussian:SIGMA."},
+    )
 
     def __post_init__(self) -> None:
         _check_numbers(self)
         check_choice("beta_schedule", self.beta_schedule, BETA_SCHEDULES)
         check_choice("lr_decay", self.lr_decay, LEARNING_RATE_DECAYS)
+        if self.smoothing is not None:
+            self.smoothing = str(parse_noise(self.smoothing))
         metric = (self.metric_for_best_model or "").removeprefix("eval_")
         if self.greater_is_better is None and metric in LOWER_IS_BETTER:
             self.greater_is_better = False  # transformers would take the checkpoint with the highest

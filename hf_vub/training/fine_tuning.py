@@ -153,7 +153,9 @@ def _trainer(
     if vanilla:
         check_best_metric(training, classification_metrics([[0.0, 1.0]], [1]))
     frozen = model.freeze_backbone
-    rows, collator = prepare_rows(task, network, processor, splits, data, frozen=frozen, seed=training.seed)
+    rows, collator = prepare_rows(
+        task, network, processor, splits, data, frozen=frozen, seed=training.seed, smoothing=training.smoothing
+    )
     if vanilla and frozen:
         freeze_all_but_classifier(network)
     vars(network)["training_record"] = _record(splits, data.dataset, model)

@@ -48,6 +48,7 @@ def training_result(
         max_grad_norm=args.max_grad_norm,
         precision="bfloat16, mixed" if args.bf16 else "float16, mixed" if args.fp16 else "float32",
         beta_schedule=getattr(args, "beta_schedule", None) if bottleneck else None,
+        smoothing=getattr(args, "smoothing", None),
         has_training_record=getattr(trainer.model, "training_record", None) is not None,
     )
 

@@ -14,12 +14,14 @@ from torch.utils.data import Dataset
 from transformers import DataCollatorWithPadding, PreTrainedModel, default_data_collator
 
 from ..data.columns import find_column
+from ..data.noise import parse_noise
 from ..data.preprocessing import AugmentedImages, image_transform, tokenize
 from ..data.record import TrainingRecord, row_digests
 from ..embeddings.extraction import extract
 from ..model.loading import Task
 from .arguments import DataArguments
 from .frozen_stock import StockFeatures, without_classifier
+from .smoothing import noisy_rows, source_rows
 
 Rows = Mapping[str, Any]
 """Training, validation and test rows by the name of their split, as a Trainer takes them."""
@@ -81,7 +83,7 @@ def feature_rows(
 
 def prepare_rows(
     task: Task, network: PreTrainedModel, processor: Any, splits: Mapping[str, datasets.Dataset], data: DataArguments,
-    *, frozen: bool, seed: int,
+    *, frozen: bool, seed: int, smoothing: str | None = None,
 ) -> tuple[Rows, Collator]:  # fmt: skip
     """Return the rows of every split as the network takes them, and the collator of their batches.
 
@@ -91,19 +93,28 @@ def prepare_rows(
         processor: its tokenizer or image processor.
         splits: with the columns of `load_splits`.
         data: how texts are cut and images augmented, and where features are cached.
-        frozen: give cached features, unless the images are augmented.
-        seed: of the augmentation.
+        frozen: give cached features, unless the rows are drawn anew in every epoch.
+        seed: of augmentation and noise.
+        smoothing: noise on every row.
     """
-    if frozen and not data.augment:
+    if frozen and not data.augment and smoothing is None:
         return _cached_features(network, processor, splits, data), default_data_collator
-    if task == "text":
+    rows: dict[str, Any] = dict(splits)
+    if task == "text" and smoothing is None:
         tokens = {name: tokenize(split, processor, data.max_length) for name, split in splits.items()}
         return tokens, DataCollatorWithPadding(processor)
-    plain = image_transform(processor)
-    rows: dict[str, Any] = {name: split.with_transform(plain) for name, split in splits.items()}
-    if data.augment:
-        rows["train"] = AugmentedImages(splits["train"], processor, seed, flip=data.dataset != "digits")
-    return rows, default_data_collator
+    if task == "image":
+        plain = image_transform(processor)
+        rows = {name: split.with_transform(plain) for name, split in splits.items()}
+        if data.augment:
+            rows["train"] = AugmentedImages(splits["train"], processor, seed, flip=data.dataset != "digits")
+    if smoothing is not None:
+        noise, length = parse_noise(smoothing), data.max_length
+        rows = {
+            name: noisy_rows(split, noise, network, processor, max_length=length, seed=seed)
+            for name, split in rows.items()
+        }
+    return rows, DataCollatorWithPadding(processor) if task == "text" else default_data_collator
 
 
 def record_of(train: object, selected: object = None) -> TrainingRecord | None:
@@ -162,7 +173,7 @@ def _extract(
 def _digests_of(dataset: object) -> NDArray[np.int64] | None:
     """Return the sorted row digests of a data set with a column of texts or images, else None."""
     rows = dataset.source if isinstance(dataset, FeatureRows) else dataset
-    rows = rows.dataset if isinstance(rows, AugmentedImages) else rows
+    rows = source_rows(rows)
     if not isinstance(rows, datasets.Dataset) or len(rows) == 0:
         return None
     for kind in ("image", "text"):

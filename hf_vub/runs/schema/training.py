@@ -67,6 +67,8 @@ class TrainResult(Result):
     max_grad_norm: float | None = None
     precision: str | None = None
     beta_schedule: str | None = nullable()
+    smoothing: str | None = None
+    """Noise on every row of training and test, such as "delete:0.95"."""
     metrics: Metrics
     other_metrics: dict[str, object] | None = None
     """Those of the user's ``compute_metrics`` that are not numbers."""

@@ -1,0 +1,225 @@
+"""Rows whose texts or images are noisy copies, as smoothed classifiers are trained and evaluated on."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .noise import Noise, apply_kept, draw_kept, noisy_pixels
+from .preprocessing import clean_text, encode_texts, max_text_length
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_REMEMBERED_WORDS = 2**20
+_PROBES = (
+    "",
+    "a",
+    "Well, it isn't 'the best' film (of 1999) -- but <br /><br />who cares?",
+    "naïve café Ünïcode 中文字 10/10!!! don't http://x.y/z?q=1 #tag @name",
+    "word " * 40,
+)
+"""Texts on which the tokens of words are compared with those of the text."""
+
+
+class WordTokens:
+    """Give the tokens of many parts of one text cheaply: those of each of its words, one after the other.
+
+    A word is what lies between blanks. Most tokenizers split a text there first, so that its tokens are those of its
+    words; each word is then tokenised once. Whether a tokenizer does is tested when this is made, on fixed texts, and
+    decides for all texts: equal words give equal tokens in either case, as a certificate needs. Where it does not, each
+    part is joined by blanks and tokenised.
+
+    Args:
+        tokenizer: of the model.
+        max_length: tokens that a text is cut to; by default the tokenizer's limit.
+        limit: words remembered; beyond it all are forgotten.
+
+    Attributes:
+        by_word: the tokens of a text are those of its words.
+        mask: the word that stands for a masked one.
+    """
+
+    def __init__(
+        self, tokenizer: "PreTrainedTokenizerBase", max_length: int | None = None, limit: int = _REMEMBERED_WORDS
+    ):
+        self.tokenizer = tokenizer
+        self.max_length = max_text_length(tokenizer, wanted=max_length)
+        self.limit = limit
+        self.mask = str(tokenizer.mask_token or tokenizer.unk_token or "[MASK]")
+        self._first: dict[str, list[int]] = {}
+        self._later: dict[str, list[int]] = {}
+        probe = encode_texts(tokenizer, ["a"], self.max_length)
+        ids, bare = probe["input_ids"][0], self._bare(["a"])[0]
+        place = next((at for at in range(len(ids)) if ids[at : at + len(bare)] == bare), 0)
+        self._before, self._after = ids[:place], ids[place + len(bare) :]
+        self._constants = {name: values[0][0] for name, values in probe.items() if name != "input_ids"}
+        self._lead = bare
+        self.by_word = self._is_by_word()
+
+    def __call__(self, parts: Sequence[Sequence[str]]) -> list[list[int]]:
+        """Return the token ids of texts, special tokens included, cut to ``max_length``.
+
+        Args:
+            parts: the words of each text.
+        """
+        if self.by_word:
+            return self._joined(parts)
+        ids: list[list[int]] = encode_texts(self.tokenizer, [" ".join(words) for words in parts], self.max_length)[
+            "input_ids"
+        ]
+        return ids
+
+    def columns(self, ids: list[int]) -> dict[str, list[int]]:
+        """Return all columns that the model takes, of one text."""
+        return {"input_ids": ids, **{name: [value] * len(ids) for name, value in self._constants.items()}}
+
+    def noisy(self, words: Sequence[str], kept: NDArray[np.bool_], noise: Noise) -> list[list[int]]:
+        """Return the token ids of noisy copies of a text.
+
+        Args:
+            words: of the text.
+            kept: which words stay, shape (copies, words), of `draw_kept`.
+            noise: which says what becomes of the others.
+        """
+        mask = self.mask if noise.kind == "mask" else None
+        return self([apply_kept(words, row, mask) for row in kept])
+
+    def _joined(self, parts: Sequence[Sequence[str]]) -> list[list[int]]:
+        self._remember({word for words in parts for word in words})
+        room = self.max_length - len(self._before) - len(self._after)
+        left = self.tokenizer.truncation_side == "left"
+        rows = []
+        for words in parts:
+            ids = list(self._first[words[0]]) if words else []
+            for word in words[1:]:
+                if len(ids) > room and not left:
+                    break
+                ids += self._later[word]
+            ids = ids[max(0, len(ids) - room) :] if left else ids[:room]
+            rows.append([*self._before, *ids, *self._after] or self._blank())
+        return rows
+
+    def _remember(self, words: set[str]) -> None:
+        new = sorted(words - self._first.keys())
+        if len(self._first) + len(new) > self.limit:
+            self._first.clear()
+            self._later.clear()
+            new = sorted(words)
+        if not new:
+            return
+        self._first.update(zip(new, self._bare(new), strict=True))
+        for word, ids in zip(new, self._bare([f"a {word}" for word in new]), strict=True):
+            follows = ids[: len(self._lead)] == self._lead
+            self._later[word] = ids[len(self._lead) :] if follows else self._first[word]
+
+    def _bare(self, texts: Iterable[str]) -> list[list[int]]:
+        """Return token ids without special tokens."""
+        cleaned = [clean_text(text) for text in texts]
+        ids: list[list[int]] = self.tokenizer(cleaned, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
+    def _blank(self) -> list[int]:
+        ids: list[int] = encode_texts(self.tokenizer, [""], self.max_length)["input_ids"][0]
+        return ids
+
+    def _is_by_word(self) -> bool:
+        """Return whether the words' tokens are the text's, on the fixed texts and with words masked."""
+        masked = " ".join(word if place % 2 else self.mask for place, word in enumerate(_PROBES[2].split()))
+        probes = [text.split() for text in (*_PROBES, masked, f"{self.mask} {self.mask} a")]
+        encoded = encode_texts(self.tokenizer, [" ".join(words) for words in probes], self.max_length)
+        others = all(encoded[name] == [[value] * len(ids) for ids in encoded["input_ids"]]
+                     for name, value in self._constants.items())  # fmt: skip
+        return bool(others and encoded["input_ids"] == self._joined(probes))
+
+
+class NoisyTexts(torch.utils.data.Dataset[dict[str, Any]]):
+    """Noisy copies of texts as tokens: a function of seed, epoch and row alone, as `AugmentedImages` is.
+
+    `VUBTrainer` calls `set_epoch`, so that every epoch has fresh draws; without it the draws stay the same.
+
+    Args:
+        dataset: columns text and label.
+        tokens: of the model.
+        noise: on words.
+        seed: of all random choices.
+        copies: of each text, one after the other as rows of their own; with 2 the rows are (text, copy).
+
+    Raises:
+        ValueError: for noise on images, or pairs of texts.
+    """
+
+    def __init__(self, dataset: Dataset, tokens: WordTokens, noise: Noise, seed: int = 0) -> None:
+        if noise.medium != "text":
+            raise ValueError(f"noise {noise} is for images, and the rows are texts")
+        if "text_pair" in dataset.column_names:
+            raise ValueError(f"noise {noise} is for single texts, and the rows are pairs of texts")
+        self.dataset, self.tokens, self.noise, self.seed = dataset.with_format(None), tokens, noise, seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the draws of this epoch (from 0), in worker processes too."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Return several rows, tokenised together; PyTorch's loader asks for them this way."""
+        numbers = [range(len(self))[row] for row in rows]
+        batch = self.dataset[numbers]
+        mask = self.tokens.mask if self.noise.kind == "mask" else None
+        parts = []
+        for row, text in zip(numbers, batch["text"], strict=True):
+            words = clean_text(text).split()
+            generator = np.random.default_rng([self.seed, int(self._epoch), row])
+            parts.append(apply_kept(words, draw_kept(self.noise, len(words), 1, generator)[0], mask))
+        labels = [{"labels": int(label)} for label in batch["label"]] if "label" in batch else [{}] * len(numbers)
+        return [{**self.tokens.columns(ids), **label} for ids, label in zip(self.tokens(parts), labels, strict=True)]
+
+
+class NoisyImages(torch.utils.data.Dataset[dict[str, Any]]):
+    """Images with Gaussian noise on their [0, 1] pixels: a function of seed, epoch and row alone.
+
+    Args:
+        rows: give normalised ``pixel_values``; their ``set_epoch`` is called too.
+        noise: on pixels.
+        std: standard deviation per channel that the image processor divides by, shape (channels,).
+        seed: of all random choices.
+
+    Raises:
+        ValueError: for noise on texts.
+    """
+
+    def __init__(self, rows: "torch.utils.data.Dataset[dict[str, Any]] | Dataset", noise: Noise, std: Tensor, seed: int = 0) -> None:  # fmt: skip  # noqa: E501
+        if noise.medium != "image":
+            raise ValueError(f"noise {noise} is for texts, and the rows are images")
+        self.rows: Any = rows
+        self.noise, self.seed = noise, seed
+        self.std = std.detach().cpu().reshape(-1, 1, 1)
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the draws of this epoch (from 0), in worker processes too."""
+        self._epoch.fill_(epoch)
+        if hasattr(self.rows, "set_epoch"):
+            self.rows.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        row = range(len(self))[row]
+        values = dict(self.rows[row])
+        pixels: Tensor = values["pixel_values"]
+        key = np.random.SeedSequence([self.seed, int(self._epoch), row]).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(key[0]) >> 1)
+        draw = noisy_pixels(torch.zeros_like(pixels), self.noise, 1, generator)[0]
+        return {**values, "pixel_values": pixels + draw / self.std}
