@@ -44,6 +44,7 @@ from .calibration_study import (
     StudiedClassifier,
     UnfamiliarCheck,
 )
+from .guided import GuidedAttack, GuidedComparison, GuidedHead, GuidedSearch, PlateauBin
 from .part import Part
 from .reproduction import (
     BaselineResult,
@@ -90,6 +91,10 @@ __all__ = [
     "DataSummary",
     "Examples",
     "FrontierPoint",
+    "GuidedAttack",
+    "GuidedComparison",
+    "GuidedHead",
+    "GuidedSearch",
     "HeadResult",
     "HeadSettings",
     "ImageAttackResult",
@@ -103,6 +108,7 @@ __all__ = [
     "Metrics",
     "Part",
     "Phases",
+    "PlateauBin",
     "ProbabilityMetrics",
     "Quickstart",
     "Reliability",
@@ -140,6 +146,7 @@ _KINDS: dict[str, type[Result] | type[Quickstart]] = {
     "comparison": Reproduction,
     "benchmark": Benchmark,
     "calibration": Calibration,
+    "guided_search": GuidedSearch,
     "calibration_study": CalibrationStudy,
     "suggestion": SuggestionResult,
     "quickstart": Quickstart,
