@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -449,3 +450,70 @@ def test_a_new_training_forgets_the_calibration(calibrated, models):
     ).network
     assert (network.config.calibration_temperature, network.config.conformal_thresholds) == (1.0, None)
     assert network.config.probabilities == "softmax"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"calibration_temperature": 0}, "calibration_temperature is 0"),
+        ({"calibration_temperature": -1.0}, "calibration_temperature is -1.0"),
+        ({"calibration_temperature": 1e-300}, "calibration_temperature is 1e-300"),
+        ({"calibration_temperature": 10**400}, "calibration_temperature is 1000"),
+        ({"conformal_thresholds": {"x": 0.5}}, "conformal_thresholds has 'x': 0.5"),
+        ({"conformal_thresholds": {"0.2": 2.0}}, "conformal_thresholds has '0.2': 2.0"),
+    ],
+)
+def test_a_calibration_that_cannot_be_gives_no_scores(checkpoint, models, change, message):
+    """Without the check a temperature of 0 gave scores that are no numbers, and a negative one the opposite answers."""
+    folder = checkpoint("stock")
+    path = calibrate(folder, models / "reviews", miscoverage=[0.2]) and folder / "calibration.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ValueError, match=re.escape(str(path)) + f": {message}"):
+        classifier_pipeline(folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": -1}, "seed must be at least 0, but is -1"),
+        ({"miscoverage": [0.05, 0.05000001]}, "miscoverage must be different shares of 6 digits at most"),
+    ],
+)
+def test_options_are_refused_before_the_model_is_loaded(models, options, message, monkeypatch):
+    monkeypatch.setattr("hf_vub.uncertainty.calibration.load_classifier", lambda *args, **more: pytest.fail("loaded"))
+    with pytest.raises(ValueError, match=message):
+        calibrate(models / "stock", models / "reviews", **options)
+
+
+@pytest.mark.parametrize("name", ["vub", "stock"])
+@pytest.mark.parametrize("place", ["checkpoint.shutil.copy2", "checkpoint.Calibration.save", "calibration._show"])
+def test_a_calibration_that_was_killed_can_be_repeated(models, tmp_path, monkeypatch, name, place):
+    """Whatever it was about to do: the same command ends as if it had not been killed."""
+
+    def die(*args):
+        raise KeyboardInterrupt
+
+    options = {"miscoverage": [0.2], "output_dir": tmp_path / "out"}
+    with monkeypatch.context() as patch:
+        patch.setattr(f"hf_vub.uncertainty.{place}", die)
+        with pytest.raises(KeyboardInterrupt):
+            calibrate(models / name, models / "reviews", **options)
+    assert not (tmp_path / "out" / "config.json").exists(), "nobody loads half of a checkpoint"
+    result = calibrate(models / name, models / "reviews", **options)
+    assert read_result(tmp_path / "out" / "calibration.json") == result
+    assert classifier_pipeline(tmp_path / "out", abstain_at=0.2)("a good film")[0]["labels"] is not None
+
+
+def test_a_model_whose_calibration_was_killed_before_its_configuration_is_not_calibrated_yet(
+    checkpoint, models, monkeypatch
+):
+    folder = checkpoint("vub")
+    before = (folder / "config.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_vub.uncertainty.calibration._show", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            calibrate(folder, models / "reviews", miscoverage=[0.2])
+    assert (folder / "config.json").read_bytes() == before
+    calibrate(folder, models / "reviews", miscoverage=[0.2])
+    with pytest.raises(ValueError, match="is calibrated already"):
+        calibrate(folder, models / "reviews", miscoverage=[0.2])

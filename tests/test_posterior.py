@@ -260,10 +260,17 @@ def test_a_checkpoint_from_before_loads_with_the_softmax(tmp_path):
     ("options", "message"),
     [
         ({"probabilities": "sigmoid"}, "probabilities is 'sigmoid'; it must be one of 'softmax', 'posterior'"),
-        ({"calibration_temperature": 0}, "calibration_temperature is 0; it must be above 0"),
+        ({"calibration_temperature": 0}, "calibration_temperature is 0.0; it must be at least 1e-06"),
+        ({"calibration_temperature": 1e-300}, "calibration_temperature is 1e-300; it must be at least 1e-06"),
+        ({"conformal_thresholds": {"0.1": "0.5"}}, "it must hold probabilities by miscoverage"),
+        ({"conformal_thresholds": [0.1]}, r"conformal_thresholds is \[0.1\]; it must be such as {'0.05': 0.31}"),
+        ({"calibrated_logits": "false"}, "calibrated_logits is 'false'; it must be true or false"),
+        ({"freeze_backbone": "false"}, "freeze_backbone is 'false'; it must be true or false"),
         ({"calibration_temperature": math.nan}, "calibration_temperature is nan"),
         ({"conformal_thresholds": {"five": 0.1}}, "conformal_thresholds has 'five': 0.1"),
         ({"conformal_thresholds": {"0.05": 2}}, "conformal_thresholds has '0.05': 2"),
+        ({"conformal_thresholds": {"0.05": 10**400}}, "conformal_thresholds has '0.05': 1000"),
+        ({"beta": 10**400}, "beta is 1000"),
     ],
 )
 def test_an_impossible_calibration_is_refused(options, message):

@@ -3,6 +3,7 @@
 import copy
 import difflib
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Any, SupportsFloat
@@ -14,6 +15,7 @@ from .trust import refuse_code
 # Not in pooling.py: transformers copies for remote code only the files that this one imports, not what they import.
 POOLINGS = ("auto", "stock", "cls", "mean", "last")
 PROBABILITIES = ("softmax", "posterior")
+_LEAST_TEMPERATURE = 1e-6  # dividing by less makes logits infinite
 
 
 class Objective(str, Enum):
@@ -49,8 +51,8 @@ class VUBConfig(PretrainedConfig):
             only ``from_pretrained`` of a sentence encoder finds another (:mod:`hf_vub.model.pooling`).
         probabilities: how ``output.probabilities`` come from the logits: "softmax", or "posterior" for the link of
             :func:`~hf_vub.model.objectives.posterior_probabilities`; see docs/calibration.md.
-        calibration_temperature: temperature of the probabilities, above 0; ``hf_vub.uncertainty.calibrate`` fits it.
-            (transformers keeps the name ``temperature`` for text generation and refuses to save it.)
+        calibration_temperature: temperature of the probabilities, at least 1e-6; ``hf_vub.uncertainty.calibrate`` fits
+            it. (transformers keeps the name ``temperature`` for text generation and refuses to save it.)
         conformal_thresholds: least probability of a class in the prediction set, by miscoverage: {"0.05": 0.31}.
         calibrated_logits: return the logarithms of ``probabilities`` as logits, so that code that soft-maxes them, as
             the pipelines of transformers do, gets the calibrated probabilities. The loss never uses them.
@@ -117,12 +119,12 @@ class VUBConfig(PretrainedConfig):
         self.latent_size = None if latent_size is None else _integer("latent_size", latent_size, 1)
         self.num_train_samples = _integer("num_train_samples", num_train_samples, 1)
         self.num_eval_samples = _integer("num_eval_samples", num_eval_samples, 0)
-        self.freeze_backbone = bool(freeze_backbone)
-        self.encoder_relu = bool(encoder_relu)
+        self.freeze_backbone = _truth("freeze_backbone", freeze_backbone)
+        self.encoder_relu = _truth("encoder_relu", encoder_relu)
         _check_choice("pooling", pooling, POOLINGS)
         self.pooling = pooling
         self.set_calibration(probabilities, calibration_temperature, conformal_thresholds)
-        self.calibrated_logits = bool(calibrated_logits)
+        self.calibrated_logits = _truth("calibrated_logits", calibrated_logits)
         super().__init__(**kwargs)
         self.validate_problem()
 
@@ -145,16 +147,18 @@ class VUBConfig(PretrainedConfig):
         """Set the three fields of the calibration; without arguments, forget it, as after any change of the weights.
 
         Raises:
-            ValueError: for another kind of probabilities, a temperature that is not above 0, or a threshold or
-                miscoverage outside 0 to 1.
+            ValueError: for another kind of probabilities, a temperature below 1e-6, or a threshold or miscoverage
+                outside 0 to 1.
         """
         _check_choice("probabilities", probabilities, PROBABILITIES)
         temperature = _number("calibration_temperature", calibration_temperature)
-        if temperature == 0:
-            raise ValueError("calibration_temperature is 0; it must be above 0")
+        if temperature < _LEAST_TEMPERATURE:
+            raise ValueError(f"calibration_temperature is {temperature}; it must be at least {_LEAST_TEMPERATURE}")
+        if not isinstance(conformal_thresholds, dict | None):
+            raise ValueError(f"conformal_thresholds is {conformal_thresholds!r}; it must be such as {{'0.05': 0.31}}")
         thresholds = None if conformal_thresholds is None else dict(conformal_thresholds)
         for miscoverage, threshold in (thresholds or {}).items():
-            if not _is_share(miscoverage) or not _is_share(threshold):
+            if not _is_share(miscoverage) or not _is_share(threshold) or isinstance(threshold, (str, bool)):
                 raise ValueError(
                     f"conformal_thresholds has {miscoverage!r}: {threshold!r}; it must hold probabilities by "
                     "miscoverage, such as '0.05': 0.31"
@@ -202,8 +206,14 @@ def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
 
 
+def _truth(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}; it must be true or false")
+    return value
+
+
 def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= sys.float_info.max:
         raise ValueError(f"{name} is {value!r}; it must be a finite number of at least 0")
     return float(value)
 
@@ -211,7 +221,7 @@ def _number(name: str, value: object) -> float:
 def _is_share(value: object) -> bool:
     try:
         return isinstance(value, (str, SupportsFloat)) and 0 <= float(value) <= 1
-    except ValueError:
+    except (ValueError, OverflowError):
         return False
 
 

@@ -29,7 +29,7 @@ from ..reports.plots import reliability_diagram, save
 from ..runs.processes import processes
 from ..runs.provenance import provenance
 from ..runs.schema import Calibration
-from .checkpoint import find_task, is_vub, read_calibration, store, target_folder
+from .checkpoint import find_task, is_vub, read_calibration, storing, target_folder
 from .held_out import HeldOut, RowSource, held_out_rows, test_rows
 from .measurement import fit_thresholds, measure
 
@@ -105,7 +105,7 @@ def calibrate(
         1.12
     """
     started = time.monotonic()
-    _check_options(probabilities, miscoverage)
+    _check_options(probabilities, miscoverage, seed)
     target, name = target_folder(model, output_dir), str(model)
     task = task or find_task(name, revision, trust_remote_code)
     loaded = load_classifier(name, task, revision=revision, trust_remote_code=trust_remote_code)
@@ -146,8 +146,8 @@ def calibrate(
         measurements=tuple(measurements),
         seconds=time.monotonic() - started,
     )
-    store(loaded.network, name, target, calibration, revision)
-    _show(target, calibration)
+    with storing(loaded.network, name, target, calibration, revision):
+        _show(target, calibration)
     return calibration
 
 
@@ -194,12 +194,16 @@ class _LogitsAsFeatures(nn.Module):
         return logits
 
 
-def _check_options(probabilities: str, miscoverage: Sequence[float]) -> None:
+def _check_options(probabilities: str, miscoverage: Sequence[float], seed: int) -> None:
     if probabilities not in ("auto", *PROBABILITIES):
         raise ValueError(f"probabilities must be 'auto', 'softmax' or 'posterior', but is {probabilities!r}")
     for share in miscoverage:
         if not 0 < share < 1:
             raise ValueError(f"miscoverage must be above 0 and below 1, but is {share}")
+    if len({f"{share:g}" for share in miscoverage}) < len(set(miscoverage)):
+        raise ValueError(f"miscoverage must be different shares of 6 digits at most, but is {miscoverage}")
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, but is {seed}")
 
 
 def _check_network(network: nn.Module, name: str, probabilities: str, refit: bool, revision: str | None) -> None:
@@ -209,13 +213,15 @@ def _check_network(network: nn.Module, name: str, probabilities: str, refit: boo
             f"probabilities is 'posterior', but {name} is a stock {type(network).__name__}, trained without the min "
             "term of VUB: use 'softmax'"
         )
+    if refit:
+        return
     config: Any = network.config
-    there = read_calibration(name, revision)
-    temperature = getattr(config, "calibration_temperature", 1.0) if there is None else there.calibration_temperature
-    if not refit and (there is not None or temperature != 1.0):
+    # Of ours the configuration decides, which is written last: a run that was killed before can be repeated.
+    there = config if ours else read_calibration(name, revision)
+    if there is not None and (not ours or there.conformal_thresholds is not None or there.calibration_temperature != 1):
         raise ValueError(
-            f"{name} is calibrated already, with the temperature {temperature:.4g}: set refit to replace its "
-            "calibration"
+            f"{name} is calibrated already, with the temperature {there.calibration_temperature:.4g}: set refit to "
+            "replace its calibration"
         )
 
 

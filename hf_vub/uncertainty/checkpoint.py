@@ -1,6 +1,8 @@
 """The probabilities that a checkpoint reports: where they are stored, and how they are computed and written."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,16 +67,25 @@ def read_calibration(name: str | Path, revision: str | None = None) -> Calibrati
         revision: on the Hub.
 
     Raises:
-        ValueError: the file is there and cannot be read.
+        ValueError: the file is there and cannot be read, or has a number that no calibration has.
     """
     path = Path(name) / CALIBRATION_FILE
     if Path(name).is_dir():
-        return Calibration.from_json(read_json(path), str(path)) if path.is_file() else None
+        if not path.is_file():
+            return None
+    else:
+        try:
+            path = Path(hf_hub_download(str(name), CALIBRATION_FILE, revision=revision))
+        except (EntryNotFoundError, RepositoryNotFoundError, HFValidationError):
+            return None
+    found = Calibration.from_json(read_json(path), str(path))
     try:
-        path = Path(hf_hub_download(str(name), CALIBRATION_FILE, revision=revision))
-    except (EntryNotFoundError, RepositoryNotFoundError, HFValidationError):
-        return None
-    return Calibration.from_json(read_json(path), str(path))
+        VUBConfig(num_labels=2).set_calibration(
+            found.probabilities, found.calibration_temperature, found.conformal_thresholds
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return found
 
 
 def log_probabilities(network: nn.Module, logits: Tensor, calibration: Calibration | None = None) -> Tensor:
@@ -125,33 +136,46 @@ def target_folder(model: str | Path, output_dir: str | Path | None) -> Path:
     return target
 
 
-def store(network: nn.Module, source: str | Path, target: Path, calibration: Calibration, revision: str | None) -> None:
+@contextmanager
+def storing(
+    network: nn.Module, source: str | Path, target: Path, calibration: Calibration, revision: str | None
+) -> Iterator[None]:
     """Write a calibration into ``target``, which becomes a copy of the checkpoint ``source`` first where it is another.
 
     A VUB checkpoint gets it in ``config.json``, with the present code of its model, which reads these fields. A stock
-    checkpoint keeps its configuration: its own class would not read them.
+    checkpoint keeps its configuration: its own class would not read them. ``config.json`` is written last, after the
+    block, so that a run that was killed before can be repeated.
     """
     with lock_folder(target):
-        if not Path(source).is_dir() or not target.samefile(source):
-            _copy(source, target, revision)
+        folder = Path(source)
+        if not folder.is_dir() or not target.samefile(folder):
+            folder = _copy(source, target, revision)
+        calibration.save(target / CALIBRATION_FILE)
+        content = read_json(folder / "config.json")
         if isinstance(network, VUBPreTrainedModel):
             config: Any = network.config
             config.set_calibration(
                 calibration.probabilities, calibration.calibration_temperature, calibration.conformal_thresholds
             )
             fields = ("probabilities", "calibration_temperature", "conformal_thresholds")
-            content = read_json(target / "config.json") | {name: getattr(config, name) for name in fields}
+            content |= {name: getattr(config, name) for name in fields}
             custom_object_save(network, str(target), config=config)
+        yield
+        if isinstance(network, VUBPreTrainedModel) or folder != target:
             write_json(target / "config.json", content)
-        calibration.save(target / CALIBRATION_FILE)
 
 
-def _copy(source: str | Path, target: Path, revision: str | None) -> None:
-    """Copy the files of a checkpoint, without folders inside it and without what a training left for resuming."""
+def _copy(source: str | Path, target: Path, revision: str | None) -> Path:
+    """Copy the files of a checkpoint but ``config.json``, and return its folder.
+
+    Folders inside it and what a training left for resuming stay where they are.
+    """
     folder = Path(source)
     if not folder.is_dir():
         folder = Path(snapshot_download(str(source), revision=revision, ignore_patterns=["*/*"]))
-    passing = {CALIBRATION_FILE, "optimizer.pt", "scheduler.pt", "training_args.bin", "trainer_state.json"}
+    passing = {"config.json", CALIBRATION_FILE}
+    passing |= {"optimizer.pt", "scheduler.pt", "training_args.bin", "trainer_state.json"}
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.name not in passing and not path.name.startswith(("_", ".", "rng_state")):
             shutil.copy2(path, target / path.name)
+    return folder
