@@ -61,8 +61,8 @@ class Settings:
         sizes = {"batch_size": self.batch_size, "decay_epochs": self.decay_epochs}
         check_sizes(**sizes, latent_size=1 if self.latent_size is None else self.latent_size)
         for name, value in {"learning_rate": self.learning_rate, "decay": self.decay}.items():
-            if not 0 < value < math.inf:
-                raise ValueError(f"{name} is {value}; it must be a positive number")
+            if not 0 < value <= 100:
+                raise ValueError(f"{name} is {value}; it must be above 0 and at most 100")
 
     def learning_rate_in(self, epoch: int) -> float:
         """Return the learning rate in an epoch, counted from 0."""

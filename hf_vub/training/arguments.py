@@ -11,6 +11,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from ..data.noise import parse_noise
+from .adversary import ADVERSARIES, adversary_of
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,18 @@ class VUBTrainingArguments(TrainingArguments):
         beta_cycles: cycles of a cyclic schedule.
         lr_decay: "transformers" for ``lr_scheduler_type``; "paper" for a factor of 0.97 every two epochs.
         information_plane: write ``information_plane.jsonl`` to ``output_dir``, see :class:`InformationPlane`.
+        adversary: what to train against: "fgsm_rs", "pgd" or "trades" for images, "freelb" for texts; see
+            :class:`~hf_vub.training.adversary.Adversary`. With "trades" the loss is the objective on clean images plus
+            ``trades_weight`` times KL(clean || perturbed); with the others the objective on perturbed inputs alone.
+        epsilon: radius of the perturbations, a number or a fraction: "8/255" of pixels in [0, 1] under Linf, "128/255"
+            under L2, 0.3 of a text's embeddings.
+        adversary_steps: gradient steps: 1 for "fgsm_rs", 10 for "pgd" and "trades", 3 for "freelb".
+        adversary_norm: "linf" or "l2", for images.
+        trades_weight: 1 / lambda of TRADES.
+        robust_eval_rows: held-out images, drawn with the seed, of which every evaluation also reports the accuracy
+            under ten PGD steps, as ``eval_robust_accuracy``; 0 for none.
+        ema_decay: weight of the past in an exponential moving average of the weights, such as 0.999. Evaluations and
+            checkpoints then hold the averaged weights.
         smoothing: noise on every row, "delete:0.95" or "mask:0.7" on words, "gaussian:0.25" on pixels; for the base
             classifier of a smoothed one (docs/certify.md).
 
@@ -83,6 +96,25 @@ class VUBTrainingArguments(TrainingArguments):
     information_plane: bool = field(
         default=True, metadata={"help": "Write information_plane.jsonl, one line per epoch, to output_dir."}
     )
+    adversary: str | None = field(
+        default=None, metadata={"help": f"Perturbation to train against: {', '.join(ADVERSARIES)}."}
+    )
+    epsilon: str | None = field(
+        default=None, metadata={"help": "Radius of the perturbations: 8/255 by default, 128/255 under L2."}
+    )
+    adversary_steps: int | None = field(
+        default=None, metadata={"help": "Gradient steps: 10 by default, 1 for fgsm_rs, 3 for freelb."}
+    )
+    adversary_norm: str = field(default="linf", metadata={"help": "Norm of perturbed images: linf or l2."})
+    trades_weight: float = field(
+        default=6.0, metadata={"help": "Weight of the divergence of perturbed from clean predictions in TRADES."}
+    )
+    robust_eval_rows: int = field(
+        default=256, metadata={"help": "Held-out images attacked at every evaluation of an adversarial training."}
+    )
+    ema_decay: float | None = field(
+        default=None, metadata={"help": "Average the weights over the steps with this decay, such as 0.999."}
+    )
     smoothing: str | None = field(
         default=None,
         metadata={"help": "Noise to train and test under, for certificates: delete:P, mask:P or gaussian:SIGMA."},
@@ -92,6 +124,8 @@ class VUBTrainingArguments(TrainingArguments):
         _check_numbers(self)
         check_choice("beta_schedule", self.beta_schedule, BETA_SCHEDULES)
         check_choice("lr_decay", self.lr_decay, LEARNING_RATE_DECAYS)
+        if adversary_of(self) is not None and self.fp16:
+            raise ValueError("fp16 is on, in which gradients of pixels vanish; train an adversary with bf16 or float32")
         if self.smoothing is not None:
             self.smoothing = str(parse_noise(self.smoothing))
         metric = (self.metric_for_best_model or "").removeprefix("eval_")
@@ -209,11 +243,16 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 _AT_LEAST_ZERO = (
     *("num_train_epochs", "learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "neftune_noise_alpha"),
     *("logging_steps", "eval_steps", "save_steps", "eval_delay", "save_total_limit", "dataloader_num_workers"),
+    *("trades_weight", "robust_eval_rows"),
 )
 _AT_LEAST_ONE = (
     *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
     *("eval_accumulation_steps", "dataloader_prefetch_factor", "beta_cycles"),
 )
+# Beyond these no training gives anything but numbers that are not finite, or ends.
+_AT_MOST = {"learning_rate": 100, "weight_decay": 100, "adam_epsilon": 1, "num_train_epochs": 1e6, "max_steps": 1e9}
+_AT_MOST |= {"neftune_noise_alpha": 1e4, "trades_weight": 1e4, "per_device_train_batch_size": 1e6}
+_AT_MOST |= {"per_device_eval_batch_size": 1e6, "gradient_accumulation_steps": 1e6}
 
 
 def _check_numbers(args: TrainingArguments) -> None:
@@ -222,7 +261,7 @@ def _check_numbers(args: TrainingArguments) -> None:
         (_AT_LEAST_ZERO, lambda value: value >= 0, "at least 0"),
         (_AT_LEAST_ONE, lambda value: value >= 1, "at least 1"),
         (("max_steps",), lambda value: value >= -1, "above 0, or -1 to train for num_train_epochs"),
-        (("adam_beta1", "adam_beta2"), lambda value: 0 <= value < 1, "at least 0 and less than 1"),
+        (("adam_beta1", "adam_beta2", "ema_decay"), lambda value: 0 <= value < 1, "at least 0 and less than 1"),
         (("adam_epsilon",), lambda value: value > 0, "above 0"),
         (("warmup_ratio",), lambda value: 0 <= value <= 1, "a share between 0 and 1"),
         (("beta_warmup",), lambda value: 0 < value <= 1, "a share above 0 and at most 1"),
@@ -239,3 +278,5 @@ def _check_numbers(args: TrainingArguments) -> None:
                 raise ValueError(f"{name} is {value!r}; it must be a number") from None
             if not (math.isfinite(number) and fits(number)):
                 raise ValueError(f"{name} is {value}; it must be {wanted}")
+            if number > _AT_MOST.get(name, math.inf):
+                raise ValueError(f"{name} is {value}; it must be at most {_AT_MOST[name]:g}")

@@ -20,9 +20,10 @@ _DECISIVE = (
     *("gradient_accumulation_steps", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "lr_decay"),
     *("warmup_steps", "warmup_ratio", "weight_decay", "max_grad_norm", "bf16", "fp16", "full_determinism"),
     *("optim", "optim_args", "optim_target_modules", "adafactor", "adam_beta1", "adam_beta2", "adam_epsilon"),
-    *("beta_schedule", "beta_warmup", "beta_cycles", "neftune_noise_alpha", "label_smoothing_factor"),
+    *("beta_schedule", "beta_warmup", "beta_cycles", "smoothing", "neftune_noise_alpha", "label_smoothing_factor"),
     *("dataloader_drop_last", "group_by_length", "train_sampling_strategy", "length_column_name", "ignore_data_skip"),
     *("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
+    *("adversary", "epsilon", "adversary_steps", "adversary_norm", "trades_weight", "ema_decay"),
 )
 _CONTENT = {
     "data_digest": "the data set has other rows",

@@ -92,9 +92,16 @@ class WatchedTrainer(Trainer):
         """Compute the loss and the gradients of one batch."""
         step, batches = self._batches
         self._batches = (self.state.global_step, batches + 1 if step == self.state.global_step else 1)
-        loss = super().training_step(model, inputs, *args, **kwargs)
+        loss = self.accumulate_gradients(model, inputs, *args, **kwargs)
         if not bool(loss.isfinite()):
             raise FloatingPointError(self._diagnosis(inputs, float(loss)))
+        return loss
+
+    def accumulate_gradients(
+        self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | None = None
+    ) -> Tensor:
+        """Run the forward and backward passes of one batch, and return its loss."""
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         return loss
 
     def _whole_checkpoint(self, wanted: str | bool | None) -> Path | None:
@@ -140,7 +147,8 @@ class WatchedTrainer(Trainer):
         for name, values in self.terms.items():
             places = (~values.detach().isfinite()).nonzero().flatten().tolist()
             if places:
-                who = f"rows {_listed([rows[place] for place in places])}" if rows else f"places {_listed(places)}"
+                bad = sorted({rows[place % len(rows)] for place in places}) if rows else places
+                who = f"{'rows' if rows else 'places'} {_listed(bad)}"
                 about += f": {name} is {float(values.detach()[places[0]])} for {who}"
                 break
         batch = f"rows {_listed(rows)} of train_dataset" if rows else "unknown rows"

@@ -26,8 +26,8 @@ from .bounds import bound_metrics
 from .checks import check_arguments, check_best_metric, check_datasets, check_model, named_datasets
 from .information_plane import TERMS, InformationPlane
 from .result import plain_metrics, training_result, write_card
+from .robust_trainer import ROBUST_ACCURACY, RobustTrainer
 from .rows import hub_name
-from .safeguards import WatchedTrainer
 from .schedules import PaperDecay, scheduled_beta
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ Evaluation = tuple[int, dict[str, float], object]
 """Step of the evaluated weights, metrics, and the data set they are of."""
 
 
-class VUBTrainer(WatchedTrainer):
+class VUBTrainer(RobustTrainer):
     r"""Train VUB classifiers as ``Trainer`` does: compute the objective and report its terms.
 
     The loss is the mean over the batch of
@@ -117,12 +117,12 @@ class VUBTrainer(WatchedTrainer):
         if compute_metrics is None and not isinstance(eval_dataset, dict):
             no_terms = {name: np.zeros(1) for name in TERMS}
             metrics = {**classification_metrics([[0.0, 1.0]], [1]), **bound_metrics(no_terms, self.model.config)}
-            check_best_metric(args, metrics)
+            check_best_metric(args, metrics | ({ROBUST_ACCURACY: 0.0} if self.reports_robust_accuracy else {}))
         self._plane = InformationPlane(_head_of(self.model).latent_size, reduce=self.accelerator.reduce)
         self.add_callback(self._plane)
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Train as :class:`WatchedTrainer` does."""
+        """Train as :class:`RobustTrainer` does."""
         self._evaluation = None  # of other weights
         return super().train(*args, **kwargs)
 
@@ -155,13 +155,17 @@ class VUBTrainer(WatchedTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Return the mean of the objective over the batch, in nats."""
-        outputs = model(**inputs)
-        if outputs.cross_entropy is None:
+        if "labels" not in inputs:
             raise ValueError("the batch has no labels; the objective needs a column 'labels' (or 'label')")
+        added: Tensor | float = 0.0
+        if model.training:
+            outputs, added = self.training_outputs(model, inputs)
+        else:
+            outputs = model(**inputs)
         config = self.model.config
         losses = objective_loss(
             config.objective,
-            Terms(outputs.rate, outputs.cross_entropy, outputs.entropy),
+            Terms(outputs["rate"], outputs["cross_entropy"], outputs["entropy"]),
             beta=self.beta if model.training else config.beta,
             label_entropy=config.entropy_cap,
             entropy_weight=config.entropy_weight,
@@ -170,7 +174,8 @@ class VUBTrainer(WatchedTrainer):
             self.terms = {name: outputs[name] for name in TERMS}
             if self._plane is not None:
                 self._plane.add(self.terms)
-        return (losses.mean(), outputs) if return_outputs else losses.mean()
+        loss = (losses.mean() + added) / (self.passes if model.training else 1)
+        return (loss, outputs) if return_outputs else loss
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Make the scheduler of ``lr_scheduler_type``, or the paper's decay: 0.97 every two epochs."""
