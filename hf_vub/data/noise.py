@@ -126,7 +126,7 @@ def noisy_texts(
 def apply_kept(words: Sequence[str], kept: NDArray[np.bool_], mask: str | None) -> list[str]:
     """Return the words that stay, with ``mask`` in place of the others, or without them where it is None."""
     if mask is None:
-        return [words[place] for place in np.flatnonzero(kept)]
+        return [words[place] for place in np.flatnonzero(kept).tolist()]
     return [word if stays else mask for word, stays in zip(words, kept, strict=True)]
 
 

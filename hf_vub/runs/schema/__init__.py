@@ -44,6 +44,7 @@ from .calibration_study import (
     StudiedClassifier,
     UnfamiliarCheck,
 )
+from .certify import Certificate, CertifiedAt
 from .guided import GuidedAttack, GuidedComparison, GuidedHead, GuidedSearch, PlateauBin
 from .part import Part
 from .reproduction import (
@@ -83,6 +84,8 @@ __all__ = [
     "CalibrationStudy",
     "Card",
     "Check",
+    "Certificate",
+    "CertifiedAt",
     "Choice",
     "ClaimVerdict",
     "ConfidenceCheck",
@@ -146,6 +149,7 @@ _KINDS: dict[str, type[Result] | type[Quickstart]] = {
     "comparison": Reproduction,
     "benchmark": Benchmark,
     "calibration": Calibration,
+    "certificate": Certificate,
     "guided_search": GuidedSearch,
     "calibration_study": CalibrationStudy,
     "suggestion": SuggestionResult,
