@@ -101,8 +101,8 @@ class _Manual(argparse.RawDescriptionHelpFormatter):
     argparse alone shows each option under two spellings, every choice of forty optimizers, and "(default: None)".
     """
 
-    def __init__(self, prog: str, **options: Any):
-        super().__init__(prog, max_help_position=34, **options)
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=34)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         name = action.option_strings[-1 if len(action.option_strings[0]) == 2 else 0]  # --output_dir, not --output-dir
@@ -127,17 +127,14 @@ def parse(
     description: str | None = None,
     positional: str | None = None,
 ) -> tuple[Any, ...]:
-    """Fill dataclasses from the command line, from a JSON or YAML file, or from a file with options after it.
+    """Fill dataclasses, whose every field is an option, from the command line; return one instance of each in order.
 
     Args:
-        dataclass_types: one or more dataclasses; every field is an option (see ``transformers.HfArgumentParser``).
+        dataclass_types: dataclasses for ``transformers.HfArgumentParser``.
         args: the words after the program's name; ``sys.argv[1:]`` where None. A first word that ends in ``.json``,
             ``.yaml`` or ``.yml`` is a file of option values, which the options after it override.
         description: the manual shown by ``--help``; the docstring of the calling module where None.
         positional: name of a field that may be given as the first word without its option name.
-
-    Returns:
-        One instance per dataclass, in order.
 
     Raises:
         SystemExit: code 2 with the usage line for an unknown or malformed option or a number that is not finite; code 0
@@ -258,7 +255,7 @@ def _abbreviated(message: str) -> str:
     return re.sub(r"\S{200,}", lambda found: f"{found[0][:60]}...{found[0][-20:]}", message)
 
 
-def _shorten(parser: argparse.ArgumentParser, types: list[Any], positional: str | None, everything: bool) -> None:
+def _shorten(parser: argparse.ArgumentParser, types: Sequence[type], positional: str | None, everything: bool) -> None:
     """Shorten the usage to one line, and hide the options of transformers that hardly anybody needs."""
     theirs = {
         name
@@ -292,19 +289,12 @@ def _finite(text: str) -> float:
 
 def _set_defaults(parser: argparse.ArgumentParser, path: Path) -> None:
     """Make the values of a JSON or YAML file the defaults of ``parser``."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix.lower() == ".json":
-            values = json.loads(text)
-        else:
-            import yaml
+    import yaml
 
-            values = yaml.safe_load(text)
-    except (OSError, ValueError) as error:
-        parser.error(f"cannot read the options in {path}: {error}")
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] != "yaml":
-            raise
+    read = json.loads if path.suffix.lower() == ".json" else yaml.safe_load
+    try:
+        values = read(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
         parser.error(f"cannot read the options in {path}: {' '.join(str(error).split())}")
     if not isinstance(values, dict):
         parser.error(f"{path} must hold option names with their values, but holds a {type(values).__name__}")
@@ -320,7 +310,7 @@ def _set_defaults(parser: argparse.ArgumentParser, path: Path) -> None:
         parser.set_defaults(**{name: _converted(parser, action, value, path)})
 
 
-def _converted(parser: argparse.ArgumentParser, action: argparse.Action, value: Any, path: Path) -> Any:
+def _converted(parser: argparse.ArgumentParser, action: argparse.Action, value: object, path: Path) -> object:
     """Return the value of an option in a file as the command line would give it, or end with a usage error.
 
     YAML reads 1e-4 as a text and 1 as no float, and argparse converts no list: so the option's own type reads them all.

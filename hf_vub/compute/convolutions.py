@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,15 +48,13 @@ def _fold(model: nn.Module, image: Tensor, undo: contextlib.ExitStack) -> None:
         expected = model(image)
     with contextlib.ExitStack() as folding:
         for convolution, norm in pairs:
-            folding.callback(_unfold, convolution, convolution.weight, convolution.bias, norm)
-            mean, variance = norm.running_mean, norm.running_var
-            convolution.weight, convolution.bias = (
-                part.requires_grad_(False)
-                for part in fuse_conv_bn_weights(
-                    convolution.weight, convolution.bias, mean, variance, norm.eps, norm.weight, norm.bias
-                )
-            )
-            norm.forward = _identity
+            weight, bias, mean, variance = convolution.weight, convolution.bias, norm.running_mean, norm.running_var
+            assert mean is not None
+            assert variance is not None
+            folding.callback(_unfold, convolution, weight, bias, norm)
+            fused = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, norm.weight, norm.bias)
+            convolution.weight, convolution.bias = (part.requires_grad_(False) for part in fused)
+            vars(norm)["forward"] = _identity
         with seeded(0), torch.no_grad():
             folded = model(image)
         if torch.allclose(folded, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
@@ -74,17 +71,17 @@ def _identity(entered: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _recorded_pairs(model: nn.Module) -> Iterator[list[tuple[nn.Conv2d, Any]]]:
+def _recorded_pairs(model: nn.Module) -> Iterator[list[tuple[nn.Conv2d, nn.BatchNorm2d]]]:
     """Record the convolutions and the batch norms right after them that are called exactly once in the block."""
-    pairs: list[tuple[nn.Conv2d, Any]] = []
+    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
     outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # keeps the tensors alive, so that no two share an id
     calls: dict[nn.Module, int] = {}
 
-    def after(convolution: nn.Conv2d, entered: Any, output: Tensor) -> None:
+    def after(convolution: nn.Conv2d, entered: object, output: Tensor) -> None:
         outputs[id(output)] = convolution, output
         calls[convolution] = calls.get(convolution, 0) + 1
 
-    def before(norm: nn.Module, entered: tuple[Tensor, ...]) -> None:
+    def before(norm: nn.BatchNorm2d, entered: tuple[Tensor, ...]) -> None:
         calls[norm] = calls.get(norm, 0) + 1
         if id(entered[0]) in outputs:
             pairs.append((outputs[id(entered[0])][0], norm))

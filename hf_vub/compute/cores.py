@@ -7,12 +7,12 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from multiprocessing.queues import SimpleQueue
 
 import torch
 from torch.multiprocessing import ProcessExitedException, start_processes
 
-Job = Callable[[int, Callable[[int], Any]], None]
+Job = Callable[[int, Callable[[int], object]], None]
 """Takes the number of the job, and a function that it calls with its progress."""
 
 
@@ -22,14 +22,11 @@ def usable_cores(jobs: int) -> int:
     return max(1, min(torch.get_num_threads(), jobs)) if can_fork else 1
 
 
-def divide(jobs: int, job: Job, processes: int, progress: Callable[[int], Any]) -> None:
+def divide(jobs: int, job: Job, processes: int, progress: Callable[[int], object]) -> None:
     """Run jobs 0 to ``jobs - 1``; each process takes the next one when it is done, and gives torch one thread.
 
-    Args:
-        jobs: number of jobs.
-        job: is called with a job's number. With several processes it must write its results to files.
-        processes: see :func:`usable_cores`; with 1 the jobs run in this process.
-        progress: is called in this process with the progress that jobs report.
+    With several processes a job must write its results to files; with one (see :func:`usable_cores`) the jobs run in
+    this process. ``progress`` is called in this process with the progress that jobs report.
 
     Raises:
         RuntimeError: a process was killed.
@@ -41,7 +38,7 @@ def divide(jobs: int, job: Job, processes: int, progress: Callable[[int], Any]) 
                 job(number, progress)
         return
     taken, done = multiprocessing.Value("q", 0), multiprocessing.RawArray("q", processes)
-    failures: Any = multiprocessing.SimpleQueue()
+    failures: SimpleQueue[Exception] = multiprocessing.SimpleQueue()
     reported = 0
 
     def work(place: int) -> None:

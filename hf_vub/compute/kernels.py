@@ -11,7 +11,6 @@ The results are those of torch within the rounding of their dtype; there are no 
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,12 +36,8 @@ def onednn_linear(entered: Tensor, weight: Tensor, bias: Tensor | None = None, a
 
 def suits_onednn(weight: Tensor) -> bool:
     """Return whether oneDNN should multiply by this weight."""
-    return (
-        weight.device.type == "cpu"
-        and weight.ndim == 2
-        and weight.numel() >= ONEDNN_WEIGHTS
-        and has_onednn(weight.dtype)
-    )
+    large = weight.ndim == 2 and weight.numel() >= ONEDNN_WEIGHTS
+    return large and weight.device.type == "cpu" and has_onednn(weight.dtype)
 
 
 @functools.cache
@@ -72,8 +67,12 @@ class FastKernels(TorchFunctionMode):
         self._size = 0
 
     def __torch_function__(
-        self, function: Callable[..., Any], types: Any, arguments: Any = (), options: Any = None
-    ) -> Any:
+        self,
+        function: Callable[..., object],
+        types: object,
+        arguments: tuple[object, ...] = (),
+        options: dict[str, object] | None = None,
+    ) -> object:
         """Run a function of torch, or its faster form. torch calls this in place of each of its functions."""
         if not torch.is_grad_enabled():
             if function is F.linear:
@@ -112,18 +111,18 @@ def _attention(
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
-    **options: Any,
+    **options: bool,
 ) -> Tensor:
     """Return attention for query (rows, heads, length, size), key and value (rows, heads, other length, size)."""
     suits = query.dtype == torch.bfloat16 and query.device.type == "cpu" and has_onednn(query.dtype)
     same_heads = query.ndim == 4 and query.shape[:2] == key.shape[:2] == value.shape[:2]
     if not (suits and same_heads) or is_causal or dropout_p or any(options.values()):
-        given: dict[str, Any] = {"attn_mask": attn_mask, "dropout_p": dropout_p, "is_causal": is_causal, **options}
-        return F.scaled_dot_product_attention(query, key, value, scale=scale, **given)
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **options
+        )
     rows, heads, length, size = query.shape
     others = key.shape[2]
-    if scale is None:
-        scale = size**-0.5
+    scale = size**-0.5 if scale is None else scale
     if attn_mask is not None:
         if attn_mask.dtype == torch.bool:
             lowest = torch.finfo(query.dtype).min

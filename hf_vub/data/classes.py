@@ -8,7 +8,8 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
 from numpy.typing import NDArray
 
-from .columns import check_utf8, is_text
+from .columns import arrow_column, check_utf8, is_text
+from .labels import listed
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +38,6 @@ def to_class_labels(splits: Mapping[str, Dataset], name: str) -> dict[str, Datas
     value, so that 1, 2, 4 become the classes 0, 1, 2 with the names "1", "2", "4". The training split decides which
     classes there are.
 
-    Args:
-        splits: rows with a column label, of one data set.
-        name: of the data set, for errors.
-
     Raises:
         ValueError: a row without a label, a label that training lacks, lists of labels, or numbers that are no classes.
     """
@@ -65,7 +62,7 @@ def _read(dataset: Dataset, where: str) -> _Labels:
             f"{where}: labels must be names or whole numbers, one per row, but are {feature}; "
             "several labels per row are not supported"
         )
-    column = dataset.with_format("arrow").select_columns(["label"])[:]["label"]
+    column = arrow_column(dataset, "label")
     check_utf8(column, where, "label")
     column = column.combine_chunks()
     nan = column.is_null(nan_is_null=True).sum().as_py()
@@ -88,11 +85,9 @@ def _plain(values: Sequence[object], feature: ClassLabel | Value, where: str) ->
     """Return distinct labels as whole numbers, or as names where not all of them are numbers."""
     if isinstance(feature, ClassLabel):
         return [int(str(value)) for value in values]
-    if is_text(feature):
+    if is_text(feature) or feature.dtype == "bool":
         names = [str(value) for value in values]
-        return list(map(int, names)) if all(_is_plain_number(name) for name in names) else list(names)
-    if feature.dtype == "bool":
-        return [str(value) for value in values]
+        return list(map(int, names)) if all(map(_is_plain_number, names)) else list(names)
     numbers: list[int] = []
     for value in values:
         if not isinstance(value, (int, float)):
@@ -128,10 +123,8 @@ def _classes(found: Mapping[str, _Labels], name: str) -> ClassLabel:
             f"{name}: labels are numbers in one split ({numbers[0]}, ...) and names in another ({names[0]}, ...)"
         )
     if numbers and numbers != list(range(len(numbers))):
-        shown = ", ".join(map(str, [*numbers[:5], *(["..."] if len(numbers) > 5 else [])]))
-        logger.info(
-            "%s: the labels %s become the classes 0 to %d, named by their values", name, shown, len(numbers) - 1
-        )
+        most = len(numbers) - 1
+        logger.info("%s: the labels %s become the classes 0 to %d, named by their values", name, listed(numbers), most)
     return ClassLabel(names=names or [str(number) for number in numbers])
 
 
@@ -140,14 +133,7 @@ def _place(value: str | int, labels: _Labels, places: Mapping[str, int]) -> int:
     called = labels.feature.names[value] if isinstance(labels.feature, ClassLabel) else str(value)
     if called in places:
         return places[called]
-    if isinstance(value, int) and not isinstance(labels.feature, ClassLabel) and _words(places) and value < len(places):
-        return value  # a file of numbers beside a file with class labels
-    raise ValueError(f"{labels.where} has the label {called!r}, which training lacks (it has {_listed(places)})")
-
-
-def _words(places: Mapping[str, int]) -> bool:
-    return not any(map(_is_plain_number, places))
-
-
-def _listed(places: Mapping[str, int]) -> str:
-    return ", ".join([*list(places)[:5], *(["..."] if len(places) > 5 else [])])
+    by_place = isinstance(labels.feature, Value) and not any(map(_is_plain_number, places))
+    if by_place and isinstance(value, int) and value < len(places):
+        return value  # a file of numbers next to a file with class labels
+    raise ValueError(f"{labels.where} has the label {called!r}, which training lacks (it has {listed(places)})")

@@ -128,10 +128,7 @@ def find_sources(dataset: Dataset, columns: Columns) -> Sources:
 def canonical(dataset: Dataset, sources: Sources, where: str) -> Dataset:
     """Return the rows with the columns text (and text_pair) or image, and label, and no others.
 
-    Args:
-        dataset: one split, as read.
-        sources: of the whole data set.
-        where: the data set and its split, for errors.
+    ``where`` names the data set and its split, for errors.
 
     Raises:
         ValueError: a column is missing, or a text.
@@ -150,6 +147,11 @@ def canonical(dataset: Dataset, sources: Sources, where: str) -> Dataset:
         )
         return concatenate_datasets([texts, labels], axis=1)
     return _select(dataset, {**{parts[0]: name for name, parts in sources.inputs.items()}, sources.label: "label"})
+
+
+def arrow_column(dataset: Dataset, name: str) -> pa.ChunkedArray:
+    """Return a column as it is in Arrow, where nothing is decoded."""
+    return dataset.with_format("arrow").select_columns([name])[:][name]
 
 
 def is_text(feature: object) -> bool:
@@ -178,10 +180,9 @@ def _check_agreement(dataset: Dataset, columns: Sequence[str]) -> None:
     twins = [column for column in columns if column.lower() in ("label", "labels")]
     if len(twins) < 2:
         return
-    table = dataset.with_format("arrow").select_columns(twins)[:]
-    first, second = (table[column].to_pylist() for column in twins)
-    if first != second:
-        row = next(row for row, pair in enumerate(zip(first, second, strict=True)) if pair[0] != pair[1])
+    first, second = (arrow_column(dataset, column).to_pylist() for column in twins)
+    row = next((row for row, (one, other) in enumerate(zip(first, second, strict=True)) if one != other), None)
+    if row is not None:
         raise ValueError(
             f"the columns {twins[0]!r} and {twins[1]!r} both look like labels, and they differ "
             f"(first in row {row}): name one with label_column"
@@ -231,7 +232,7 @@ def _join(batch: Mapping[str, list[str]], inputs: Mapping[str, Sequence[str]]) -
 def _check_texts(dataset: Dataset, column: str, where: str) -> None:
     if not is_text(dataset.features[column]):
         raise ValueError(f"{where}: the text column {column!r} must hold strings, but holds {dataset.features[column]}")
-    values = dataset.with_format("arrow").select_columns([column])[:][column]
+    values = arrow_column(dataset, column)
     if values.null_count:
         row = values.is_null().to_numpy().argmax()
         raise ValueError(f"{where}: row {row} has no text ({values.null_count} of {len(values)} rows have none)")

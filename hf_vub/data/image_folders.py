@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Features, Image, concatenate_datasets
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
+from .columns import arrow_column
 from .preprocessing import disable_ghostscript
 from .tables import split_of
 
@@ -69,11 +70,6 @@ def read_images(roots: Mapping[str, Path]) -> dict[str, Dataset]:
 def anchor_images(dataset: Dataset, where: str, resolve: Callable[[str], str] | None) -> Dataset:
     """Return rows whose column ``image`` holds decodable images; a path must name a file inside the data set's folder.
 
-    Args:
-        dataset: rows with a column image: the `Image` feature, paths, or encoded bytes.
-        where: the data set and its split, for errors.
-        resolve: of `RawSplits`.
-
     Raises:
         ValueError: a row names another file, an address on the network, or something that is no regular file.
     """
@@ -86,7 +82,7 @@ def anchor_images(dataset: Dataset, where: str, resolve: Callable[[str], str] | 
             raise ValueError(f"{where}: the image column must hold images, but holds {feature}") from error
     if resolve is None:
         return dataset
-    column = dataset.with_format("arrow").select_columns(["image"])[:]["image"]
+    column = arrow_column(dataset, "image")
     paths = pc.struct_field(column, "path")
     rows = np.flatnonzero(pc.and_(pc.struct_field(column, "bytes").is_null(), paths.is_valid()).to_numpy())
     anchored = {}

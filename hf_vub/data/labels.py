@@ -2,8 +2,7 @@
 
 import logging
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -58,7 +57,7 @@ def align_labels(
     return numbers
 
 
-def class_names(config: Any, num_classes: int) -> list[str]:
+def class_names(config: object, num_classes: int) -> list[str]:
     """Return the names of a model's classes; ``LABEL_0``, ``LABEL_1`` and so on where its configuration has none."""
     known = getattr(config, "id2label", None) or {}
     names = [str(known[index]) for index in sorted(known)]
@@ -74,17 +73,16 @@ def _places(names: Sequence[str], model_names: Sequence[str]) -> list[int]:
     """Return the model's class for each class of the data."""
     if has_names(names) and has_names(model_names):
         return _by_name(names, model_names)
-    same_count = len(names) == len(model_names)
     if not has_names(names):
         # A stock model's LABEL_3 and a nameless class at position 3 are what a file of numbers calls 3.
         theirs = [number if (number := _number(name)) is not None else k for k, name in enumerate(model_names)]
         ours = [_number(name) for name in names]
         if set(ours) <= set(theirs) and len(set(theirs)) == len(theirs):
             return [theirs.index(number) for number in ours if number is not None]
-    if not same_count:
+    if len(names) != len(model_names):
         raise ValueError(
-            f"the data set has {len(names)} classes ({_listed(names)}), but the model has {len(model_names)} "
-            f"({_listed(model_names)}): their classes cannot be matched; {_BY_NUMBER}"
+            f"the data set has {len(names)} classes ({listed(names)}), but the model has {len(model_names)} "
+            f"({listed(model_names)}): their classes cannot be matched; {_BY_NUMBER}"
         )
     return list(range(len(names)))
 
@@ -98,7 +96,7 @@ def _by_name(names: Sequence[str], model_names: Sequence[str]) -> list[int]:
         if count != 1:
             problem = "is no class of the model" if not count else f"is the name of {count} classes of the model"
             raise ValueError(
-                f"class {name!r} of the data set {problem} ({_listed(model_names)}): attack a model of these classes, "
+                f"class {name!r} of the data set {problem} ({listed(model_names)}): attack a model of these classes, "
                 f"or, where the numbers agree, say so: {_BY_NUMBER}"
             )
     return [theirs.index(plain) for plain in ours]
@@ -110,5 +108,7 @@ def _number(name: str) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def _listed(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])
+def listed(names: Iterable[object], most: int = 5) -> str:
+    """Return the first names in a row, with dots for the others."""
+    shown = [str(name) for name in names]
+    return ", ".join(shown if len(shown) <= most else [*shown[:most], "..."])

@@ -4,7 +4,7 @@ Whoever tokenises does it here, so that a text is the same input in training, em
 decides how many tokens are kept, `encode_texts` makes them, `pad_tokens` makes a batch of them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+Batch = Mapping[str, list[Any]]
+"""Rows: a list per column."""
+Example = dict[str, Any]
+"""One row, or a batch, as a model takes it."""
+Tokens = dict[str, list[list[int]]]
+"""Columns of a tokenizer, one list per row."""
+ImageProcessor = Callable[..., Mapping[str, Any]]
 
 _NO_LIMIT = 1_000_000  # tokenizers without a limit have a model_max_length of 1e30
 _DEFAULT_LENGTH = 512
@@ -57,13 +65,8 @@ def max_text_length(
 ) -> int:
     """Return the number of tokens that a text is cut to.
 
-    This is ``wanted``, else the lesser of the tokenizer's limit and the model's number of positions, else 512 where
-    neither has a limit.
-
-    Args:
-        tokenizer: of the model, if its limit counts.
-        model: a model or its configuration; None where it is not known.
-        wanted: the user's choice.
+    This is ``wanted``, else the lesser of the tokenizer's limit and the model's number of positions as far as they are
+    given, else 512 where neither has a limit.
 
     Raises:
         ValueError: ``wanted`` is less than 1 or more than the model has positions for.
@@ -87,7 +90,7 @@ def encode_texts(
     *,
     pairs: Sequence[str] | None = None,
     attention_mask: bool = True,
-) -> dict[str, list[list[int]]]:
+) -> Tokens:
     """Return the token ids of texts, or of pairs of texts, cut to ``max_length`` tokens and not padded.
 
     Texts go through `clean_text` first. A text without any token becomes a single end-of-sequence token (or separator,
@@ -99,10 +102,7 @@ def encode_texts(
         texts: one per row.
         max_length: tokens kept per row; of a pair the longer text is cut first.
         pairs: the second text of each row, if texts are pairs.
-        attention_mask: whether to return the column ``attention_mask``.
-
-    Returns:
-        The tokenizer's columns, one list per row: ``input_ids`` and what else the model takes.
+        attention_mask: return the column ``attention_mask`` too.
     """
     most = max(_MOST_CHARACTERS, 100 * max_length)
     second = None if pairs is None else [clean_text(text[:most]) for text in pairs]
@@ -115,17 +115,18 @@ def encode_texts(
             padding=False,
             return_attention_mask=attention_mask,
         )
-    columns: dict[str, list[list[int]]] = dict(encoded)
+    columns: Tokens = dict(encoded)
     for row, ids in enumerate(columns["input_ids"]):
         if not ids:
-            blank = {"input_ids": _blank_token(tokenizer), "attention_mask": 1}
+            special = (getattr(tokenizer, f"{kind}_token_id") for kind in ("eos", "sep", "pad", "unk"))
+            blank = {"input_ids": next((token for token in special if token is not None), 0), "attention_mask": 1}
             for name in columns:
                 columns[name][row] = [blank.get(name, 0)]
     return columns
 
 
 @contextmanager
-def _same_backend(tokenizer: Any) -> Iterator[None]:
+def _same_backend(tokenizer: object) -> Iterator[None]:
     """Leave no truncation or padding behind: a saved tokenizer.json must not depend on what was tokenized before."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -195,21 +196,21 @@ class image_transform:
         >>> splits["test"].set_transform(image_transform(processor))  # doctest: +SKIP
     """
 
-    def __init__(self, processor: Any) -> None:
+    def __init__(self, processor: ImageProcessor) -> None:
         self.processor = processor
 
-    def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, Any]:
+    def __call__(self, batch: Batch) -> Example:
         """Return pixels (rows, channels, height, width) and labels of a batch of rows."""
         if "image" not in batch:
             raise ValueError(f'rows must have a column "image", but have {", ".join(batch) or "none"}')
         images = [to_rgb(image) for image in batch["image"]]
-        result = {"pixel_values": self.processor(images, return_tensors="pt")["pixel_values"]}
+        result: Example = {"pixel_values": self.processor(images, return_tensors="pt")["pixel_values"]}
         if "label" in batch:
             result["labels"] = [int(label) for label in batch["label"]]
         return result
 
 
-class AugmentedImages(torch.utils.data.Dataset[dict[str, Any]]):
+class AugmentedImages(torch.utils.data.Dataset[Example]):
     """Training images, cropped at random and mirrored, as a function of seed, epoch and row alone.
 
     Because nothing else decides, neither prefetching, worker processes nor resuming changes an image. `VUBTrainer`
@@ -233,7 +234,7 @@ class AugmentedImages(torch.utils.data.Dataset[dict[str, Any]]):
         torch.Size([3, 224, 224])
     """
 
-    def __init__(self, dataset: Dataset, processor: Any, seed: int = 0, flip: bool = True) -> None:
+    def __init__(self, dataset: Dataset, processor: ImageProcessor, seed: int = 0, flip: bool = True) -> None:
         try:
             import torchvision  # noqa: F401
         except ImportError as error:
@@ -249,10 +250,10 @@ class AugmentedImages(torch.utils.data.Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, row: int) -> dict[str, Any]:
+    def __getitem__(self, row: int) -> Example:
         return self.__getitems__([row])[0]
 
-    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+    def __getitems__(self, rows: Sequence[int]) -> list[Example]:
         """Return several rows, preprocessed together; PyTorch's loader asks for them this way."""
         numbers = [range(len(self))[row] for row in rows]
         batch = self.dataset[numbers]
@@ -296,8 +297,7 @@ def to_rgb(image: "Image | NDArray[np.uint8]") -> "Image":
         image = PillowImage.fromarray(np.clip(np.rint(values * (255.0 / top)), 0, 255).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    if image.mode != "RGB":
-        image = image.convert("RGB")
+    image = image if image.mode == "RGB" else image.convert("RGB")
     if min(image.size) < 4:
         image = image.resize((max(4, image.width), max(4, image.height)))
     return image
@@ -311,21 +311,10 @@ def disable_ghostscript() -> None:
         EpsImagePlugin.gs_binary = False
 
 
-def _encode_rows(
-    batch: Mapping[str, list[Any]], tokenizer: "PreTrainedTokenizerBase", max_length: int
-) -> dict[str, list[Any]]:
-    encoded: dict[str, list[Any]] = dict(
-        encode_texts(tokenizer, batch["text"], max_length, pairs=batch.get("text_pair"))
-    )
-    if "label" in batch:
-        encoded["labels"] = list(batch["label"])
-    encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
-    return encoded
-
-
-def _blank_token(tokenizer: "PreTrainedTokenizerBase") -> int:
-    candidates = (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
-    return next((token for token in candidates if token is not None), 0)
+def _encode_rows(batch: Batch, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> Batch:
+    encoded = encode_texts(tokenizer, batch["text"], max_length, pairs=batch.get("text_pair"))
+    labels = {"labels": list(batch["label"])} if "label" in batch else {}
+    return {**encoded, **labels, "length": [len(ids) for ids in encoded["input_ids"]]}
 
 
 def _positions(model: "nn.Module | PretrainedConfig | None") -> int | None:
@@ -338,8 +327,7 @@ def _positions(model: "nn.Module | PretrainedConfig | None") -> int | None:
     if isinstance(model, nn.Module):
         for name, module in model.named_modules():
             # RoBERTa and its kin number their tokens from behind the padding token.
-            if name.endswith("position_embeddings") and isinstance(
-                padding := getattr(module, "padding_idx", None), int
-            ):
+            padding = getattr(module, "padding_idx", None)
+            if name.endswith("position_embeddings") and isinstance(padding, int):
                 return positions - padding - 1
     return positions

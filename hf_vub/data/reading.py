@@ -5,7 +5,7 @@ own folder.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,11 +35,8 @@ def read_splits(
 ) -> RawSplits:
     """Return every split of a data set, under the names and with the columns that it has there.
 
-    Args:
-        name: built-in name, file, folder, or name on the Hub.
-        config_name, revision: of a Hub data set.
-        column_names: of a CSV or TSV file without a header, in a list or with commas.
-        named: columns that the user named, which tell a header from a row of data.
+    ``named`` are the columns that the user named, which tell a header from a row of data; for the other arguments see
+    `load_splits`.
 
     Raises:
         FileNotFoundError: nothing of that name.
@@ -71,7 +68,8 @@ def read_splits(
 
 def _read_folder(path: Path, column_names: Sequence[str] | None, named: Collection[str]) -> RawSplits:
     saved = (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
-    tables = [] if saved else list(_tables(path))
+    paths = [] if saved else [*sorted(path.glob("*")), *sorted(path.glob("*/*"))]
+    tables = [file for file in paths if file.suffix.lower() in BUILDERS and file.is_file()]
     folders = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith((".", "__")))
     if tables and has_class_folders(folders):
         # A note or a list of classes, unless it is a table that is called like a split.
@@ -79,7 +77,8 @@ def _read_folder(path: Path, column_names: Sequence[str] | None, named: Collecti
     if tables:
         by_split: dict[str, list[Path]] = {}
         for file in tables:
-            by_split.setdefault(_table_split(path, file) or "train", []).append(file)
+            inside = split_of(file.parent.name) if file.parent != path else None
+            by_split.setdefault(inside or split_of(file.stem) or "train", []).append(file)
         return RawSplits(read_tables(by_split, column_names, named), Inside(path))
     if column_names is not None:
         raise ValueError(f"column_names is for CSV and TSV files, but {path} holds none")
@@ -98,16 +97,6 @@ def _read_saved(path: Path) -> dict[str, Dataset]:
         return dict(found) if isinstance(found, DatasetDict) else {"train": found}
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise ValueError(f"{path} is not a whole folder of save_to_disk: {sentence(error)}") from error
-
-
-def _tables(path: Path) -> Iterator[Path]:
-    for pattern in ("*", "*/*"):
-        yield from (file for file in sorted(path.glob(pattern)) if file.suffix.lower() in BUILDERS and file.is_file())
-
-
-def _table_split(root: Path, file: Path) -> str | None:
-    inside = file.relative_to(root)
-    return (split_of(inside.parts[0]) if len(inside.parts) > 1 else None) or split_of(file.stem)
 
 
 def _read_hub(name: str, config_name: str | None, revision: str | None) -> dict[str, Dataset]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -163,7 +163,7 @@ def _contents(column: pa.ChunkedArray, pool: ThreadPoolExecutor) -> Iterator[byt
     return pool.map(_image_bytes, values)  # reading many small files is waiting
 
 
-def _image_bytes(value: Any) -> bytes:
+def _image_bytes(value: object) -> bytes:
     if isinstance(value, Mapping):
         encoded, path = value.get("bytes"), value.get("path")
         if encoded is not None or not path:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..runs.provenance import public_name
 from .classes import to_class_labels
-from .columns import Columns, Medium, canonical, find_column, find_sources, is_text
+from .columns import Columns, Medium, arrow_column, canonical, find_column, find_sources, is_text
 from .image_folders import anchor_images
 from .reading import RawSplits, read_splits
 from .record import TrainingRecord, row_digests
@@ -249,7 +249,7 @@ def read_labels(dataset: Dataset, column: str | None = None) -> NDArray[np.int64
         ValueError: no label column, or one that does not hold whole numbers.
     """
     column = column or find_column(dataset, "label")
-    values = dataset.with_format("arrow").select_columns([column])[:][column].combine_chunks()
+    values = arrow_column(dataset, column).combine_chunks()
     if is_text(dataset.features[column]):
         raise ValueError(
             f"column {column!r} holds names; number them first: dataset = dataset.class_encode_column({column!r})"
@@ -260,11 +260,7 @@ def read_labels(dataset: Dataset, column: str | None = None) -> NDArray[np.int64
 
 
 def check_labels(dataset: Dataset, num_labels: int, column: str | None = None) -> None:
-    """Refuse labels that a model with ``num_labels`` classes cannot be trained or scored on.
-
-    Raises:
-        ValueError: naming the first row whose label is missing or outside 0..num_labels-1.
-    """
+    """Raise ValueError naming the first row whose label is missing or outside 0..num_labels-1."""
     column = column or find_column(dataset, "label")
     values = read_labels(dataset, column)
     wrong = np.flatnonzero((values < 0) | (values >= num_labels))

@@ -5,20 +5,18 @@ import tempfile
 import weakref
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import datasets
 
+D = TypeVar("D")
 
-def materialize(dataset: Any, rows: int | None = None) -> Any:
+
+def materialize(dataset: D | datasets.IterableDataset, rows: int | None = None) -> D | datasets.Dataset:
     """Copy the rows of a stream to disk and return them as a data set; return anything else as it is.
 
     Training reads a stream row by row. An embedding or an attack needs all labels first and reads rows more than once,
-    so it works on a copy in the cache folder of `datasets`, which is removed together with the stream.
-
-    Args:
-        dataset: a stream, or anything else.
-        rows: the largest number of rows to read.
+    so it works on a copy (of the first ``rows``) in the cache folder of `datasets`, which is removed with the stream.
 
     Example:
         >>> materialize(stream.take(100)).num_rows  # doctest: +SKIP

@@ -11,9 +11,12 @@ import string
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 GOOD, BAD = True, False
 
@@ -84,10 +87,7 @@ class _Writer:
     """Clauses and reviews of a given verdict, drawn from one random stream."""
 
     def __init__(self, rng: random.Random) -> None:
-        self.rng = rng
-
-    def pick(self, words: list[str]) -> str:
-        return self.rng.choice(words)
+        self.rng, self.pick = rng, rng.choice
 
     def adjective(self, verdict: bool) -> str:
         return f"{self.pick(_INTENSIFIERS)} {self.pick(_ADJECTIVES[verdict])}".strip()
@@ -133,11 +133,8 @@ def _agreement(writer: _Writer, verdict: bool) -> str:
     stance = ["and I agree", "and they are right", "and so do I"] if opinion == verdict else []
     stance = stance or ["and I disagree", "and they are wrong", "and I do not"]
     called = writer.pick(["think", "insist", "keep telling me", "are sure"])
-    return f"{_plural(writer)} {called} that {writer.clause(opinion)}, {writer.pick(stance)}"
-
-
-def _plural(writer: _Writer) -> str:
-    return writer.pick(["the critics", "my colleagues", "the usual reviewers", "my students", "my friends", "the fans"])
+    people = ["the critics", "my colleagues", "the usual reviewers", "my students", "my friends", "the fans"]
+    return f"{writer.pick(people)} {called} that {writer.clause(opinion)}, {writer.pick(stance)}"
 
 
 _PLAIN_FORMS: list[Callable[[_Writer, bool], str]] = [
@@ -198,7 +195,7 @@ def reviews(num_train: int = 8000, num_test: int = 1000, seed: int = 0) -> Datas
     return DatasetDict(splits)
 
 
-def word_tokenizer(texts: Iterable[str], vocab_size: int = 4096, max_length: int = 512) -> Any:
+def word_tokenizer(texts: Iterable[str], vocab_size: int = 4096, max_length: int = 512) -> "PreTrainedTokenizerFast":
     """Build a lower-casing WordPiece tokenizer like BERT's from the words of ``texts``.
 
     The most frequent words are one token each, as many as ``vocab_size`` leaves room for (ties by alphabet, so that the
@@ -250,12 +247,7 @@ def word_tokenizer(texts: Iterable[str], vocab_size: int = 4096, max_length: int
 def small_transformer(folder: str | Path, texts: Iterable[str]) -> str:
     """Write the configuration of a transformer that one core trains in a minute, and a tokenizer made from ``texts``.
 
-    Args:
-        folder: becomes a checkpoint without weights: two layers in the manner of BERT, 64 wide, for 128 tokens.
-        texts: of the training split.
-
-    Returns:
-        The folder's name, for whatever builds a model from a configuration alone.
+    Return the folder, which becomes a checkpoint without weights: two layers like BERT's, 64 wide, for 128 tokens.
     """
     from transformers import BertConfig
 
@@ -297,9 +289,7 @@ def digits(seed: int = 0, test_size: float = 0.2) -> DatasetDict:
     features = Features({"image": Image(), "label": ClassLabel(names=[str(digit) for digit in range(10)])})
     splits = {}
     for split, chosen in zip(("train", "test"), rows, strict=True):
-        images = [
-            PillowImage.fromarray(grey[row]).resize((32, 32), PillowImage.Resampling.BICUBIC).convert("RGB")
-            for row in chosen
-        ]
+        small = [PillowImage.fromarray(grey[row]) for row in chosen]
+        images = [image.resize((32, 32), PillowImage.Resampling.BICUBIC).convert("RGB") for image in small]
         splits[split] = Dataset.from_dict({"image": images, "label": labels[chosen].tolist()}, features=features)
     return DatasetDict(splits)

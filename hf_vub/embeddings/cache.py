@@ -76,10 +76,7 @@ class UnfinishedFeatures:
     """Features of an extraction under way, which several processes may fill.
 
     Each shard is flushed to disk before it is recorded as done, so an extraction that was killed resumes after its last
-    shard.
-
-    Args:
-        path: of the finished file; the unfinished ones are next to it.
+    shard. ``path`` is that of the finished file; the unfinished ones are next to it.
     """
 
     def __init__(self, path: Path):

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ..compute.contexts import frozen, placed
 from ..compute.kernels import FastKernels
 from ..compute.memory import halving
 from ..compute.precision import compute_dtype
+from ..data.preprocessing import Example, ImageProcessor
 from ..data.streams import materialize
 from ..runs.digests import digest
 from ..runs.processes import processes
@@ -47,7 +48,7 @@ def extract(
     dataset: datasets.Dataset | datasets.IterableDataset,
     cache_dir: str | Path,
     *,
-    processing_class: Any = None,
+    processing_class: PreTrainedTokenizerBase | ImageProcessor | None = None,
     max_length: int | None = None,
     dtype: str = "auto",
     batch_size: int | None = None,
@@ -67,9 +68,9 @@ def extract(
     Args:
         model: has ``features(**inputs) -> (batch, feature_size)``, as the VUB models do. It is left as it was. Weights
             outside ``model.backbone`` do not count for the key.
-        dataset: a ``datasets.Dataset`` with a column of labels and either ``input_ids`` (and the tokenizer's other
-            columns), or a transform that gives ``pixel_values``, or raw texts or images (then with
-            ``processing_class``). A stream (``IterableDataset``) is copied to disk first.
+        dataset: has a column of labels and either ``input_ids`` (and the tokenizer's other columns), or a transform
+            that gives ``pixel_values``, or raw texts or images (then with ``processing_class``). A stream is copied to
+            disk first.
         cache_dir: folder of the caches, for all data sets and models.
         processing_class: tokenizer or image processor for raw texts or images.
         max_length: tokens that a raw text is cut to; by default as many as tokenizer and model can take.
@@ -77,9 +78,7 @@ def extract(
             multiplies it faster, else float32. Features are stored in float32 in any case.
         batch_size: most rows in a batch; by default 32 on a CPU and 256 on an accelerator.
         batch_tokens: most tokens in a batch, padding included; by default 2,048 on a CPU and 65,536 on an accelerator.
-        text_column: the column of raw texts, if it has an unusual name.
-        image_column: the column of raw images, likewise.
-        label_column: the column of labels, likewise.
+        text_column, image_column, label_column: columns of raw texts, raw images and labels with unusual names.
         device: where to compute; by default the accelerator of this process, if there is one.
         num_workers: processes that load (and decode) rows ahead of the model.
 
@@ -141,9 +140,8 @@ def _fill(unfinished: UnfinishedFeatures, extraction: "_Extraction", shards: Seq
     numbers = [n for n in range(state.process_index, len(shards), state.num_processes) if n not in done]
     batches = [batch for number in numbers for batch in shards[number]]
     features = extraction.run(batches)
-    progress = tqdm(
-        total=sum(map(len, batches)), desc="extract", unit="row", disable=None if state.is_main_process else True
-    )
+    total, hidden = sum(map(len, batches)), None if state.is_main_process else True
+    progress = tqdm(total=total, desc="extract", unit="row", disable=hidden)
     with unfinished.open(state.process_index) as writer, progress:
         for number in numbers:
             for batch in shards[number]:
@@ -161,7 +159,7 @@ class _Extraction:
         model: Any,  # a module with features(**inputs)
         device: torch.device,
         rows: datasets.Dataset,
-        collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]],
+        collate: Callable[[Sequence[Example]], dict[str, Tensor]],
         num_workers: int,
     ):
         self.model, self.device, self.rows, self.collate = model, device, rows, collate

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ..data.columns import Kind, find_column, fits
-from ..data.preprocessing import encode_texts, image_transform, max_text_length, pad_tokens
+from ..data.preprocessing import (
+    Batch,
+    Example,
+    ImageProcessor,
+    Tokens,
+    encode_texts,
+    image_transform,
+    max_text_length,
+    pad_tokens,
+)
 from ..runs.digests import digest, processing_digest, rows_digest
 
 TOKEN_COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
@@ -20,17 +29,7 @@ PAIR_COLUMN = "text_pair"
 
 
 class ModelInputs:
-    """Inputs of one model from one data set.
-
-    Args:
-        model: the model, for the number of tokens that it has positions for and its padding token.
-        dataset: has a column of labels and either ``input_ids``, or a transform that gives ``pixel_values``, or raw
-            texts or images.
-        processing_class: tokenizer or image processor, for raw texts or images.
-        max_length: tokens that a raw text is cut to; by default as many as tokenizer and model can take.
-        text_column: the column of raw texts, if it has an unusual name.
-        image_column: the column of raw images, likewise.
-        label_column: the column of labels, likewise.
+    """Inputs of one model from one data set; the arguments are those of :func:`hf_vub.embeddings.extract`.
 
     Raises:
         ValueError: for columns that are not there or not recognised, or texts or images without a processing class.
@@ -40,13 +39,14 @@ class ModelInputs:
         self,
         model: nn.Module,
         dataset: datasets.Dataset,
-        processing_class: Any = None,
+        processing_class: PreTrainedTokenizerBase | ImageProcessor | None = None,
         max_length: int | None = None,
         text_column: str | None = None,
         image_column: str | None = None,
         label_column: str | None = None,
     ):
         self.model, self.dataset, self.processing_class = model, dataset, processing_class
+        self.tokenizer = processing_class if isinstance(processing_class, PreTrainedTokenizerBase) else None
         self.label_column = find_column(dataset, "label", label_column)
         self.kind: Kind | None = None  # of raw rows
         self.max_length: int | None = None
@@ -61,33 +61,33 @@ class ModelInputs:
                 f"dataset has the columns {dataset.column_names}, without 'input_ids' or 'pixel_values'; "
                 "give processing_class, a tokenizer or an image processor, for raw texts or images"
             )
-        elif isinstance(processing_class, PreTrainedTokenizerBase):
+        elif self.tokenizer is not None:
             self.kind = "text"
             self.columns = [_raw_column(dataset, "text", text_column)]
             self.columns += [PAIR_COLUMN] if self.columns == ["text"] and PAIR_COLUMN in dataset.column_names else []
-            self.max_length = max_text_length(processing_class, model, max_length)
+            self.max_length = max_text_length(self.tokenizer, model, max_length)
         else:
             self.kind = "image"
-            self.columns = [_raw_column(dataset, "image", image_column)]
-            if not isinstance(dataset.features[self.columns[0]], datasets.Image):
+            column = _raw_column(dataset, "image", image_column)
+            self.columns, feature = [column], dataset.features[column]
+            if not isinstance(feature, datasets.Image):
                 raise ValueError(
-                    f"image_column {self.columns[0]!r} holds {dataset.features[self.columns[0]]}, not images; use "
-                    "dataset.cast_column(..., datasets.Image()) if you trust its paths"
+                    f"image_column {column!r} holds {feature}, not images; use dataset.cast_column(..., "
+                    "datasets.Image()) if you trust its paths"
                 )
 
     @property
     def padding(self) -> dict[str, Any]:
         """Return the options of `pad_tokens`: a decoder finds the last token by its configuration's padding token."""
-        tokenizer = self.processing_class if isinstance(self.processing_class, PreTrainedTokenizerBase) else None
         config = getattr(self.model, "config", None)
         config = getattr(config, "backbone_config", None) or config
         token = getattr(config, "pad_token_id", None)
-        if tokenizer is None:
+        if self.tokenizer is None:
             return {"pad_token_id": token}
         return {
-            "pad_token_id": tokenizer.pad_token_id if token is None else token,
-            "pad_token_type_id": tokenizer.pad_token_type_id,
-            "side": tokenizer.padding_side,
+            "pad_token_id": self.tokenizer.pad_token_id if token is None else token,
+            "pad_token_type_id": self.tokenizer.pad_token_type_id,
+            "side": self.tokenizer.padding_side,
         }
 
     def labels(self) -> np.ndarray:
@@ -132,19 +132,21 @@ class ModelInputs:
             ) from error
         return rows, lengths
 
-    def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    def collate(self, rows: Sequence[Example]) -> dict[str, Tensor]:
         """Return one batch of inputs; tokens are padded no further than to the longest row."""
         if "input_ids" in rows[0]:
             names = [name for name in TOKEN_COLUMNS if name in rows[0]]
             return pad_tokens([{name: row[name] for name in names} for row in rows], **self.padding)
         if "pixel_values" in rows[0]:
             return {"pixel_values": torch.stack([torch.as_tensor(row["pixel_values"]) for row in rows])}
+        assert self.processing_class is not None
         return image_transform(self.processing_class)({"image": [row[self.columns[0]] for row in rows]})
 
-    def _encode(self, batch: dict[str, list[Any]]) -> dict[str, Any]:
+    def _encode(self, batch: Batch) -> Tokens:
+        assert self.tokenizer is not None
         assert self.max_length is not None
         pairs = batch.get(PAIR_COLUMN)
-        encoded = encode_texts(self.processing_class, batch[self.columns[0]], self.max_length, pairs=pairs)
+        encoded = encode_texts(self.tokenizer, batch[self.columns[0]], self.max_length, pairs=pairs)
         return {name: encoded[name] for name in TOKEN_COLUMNS if name in encoded}
 
 

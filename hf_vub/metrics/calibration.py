@@ -8,7 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 from scipy.special import log_softmax
 
-from .classification import Floats, accuracy, to_numpy
+from .classification import Floats, bin_of, checked
+from .intervals import check_confidence
 
 BINS = 15
 """Bins of confidence, of equal width (Guo et al., 2017)."""
@@ -19,13 +20,7 @@ _HIGHEST = {"accuracy": 1.0, "nll": np.inf, "brier": 2.0, "ece": 1.0, "classwise
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric with its bootstrap interval.
-
-    Attributes:
-        value: on the rows as they are.
-        low: lower end of the interval.
-        high: upper end.
-    """
+    """A metric (``value``, on the rows as they are) with the ends of its bootstrap interval."""
 
     value: float
     low: float
@@ -45,10 +40,9 @@ def classwise_calibration_error(logits: ArrayLike, labels: ArrayLike, bins: int 
 
     Source: Kull et al., "Beyond temperature scaling", NeurIPS 2019.
     """
-    accuracy(logits, labels)  # its checks
-    log_p, classes = _log_probabilities(logits), np.asarray(to_numpy(labels))
-    gaps = _classwise_gaps(np.exp(log_p), classes, bins)
-    return float(np.abs(gaps.sum(axis=1)).sum() / log_p.size)
+    scores, classes = checked(logits, labels)
+    gaps = _classwise_gaps(np.exp(log_softmax(scores, axis=1)), classes, bins)
+    return float(np.abs(gaps.sum(axis=1)).sum() / scores.size)
 
 
 def calibration_metrics(
@@ -76,11 +70,9 @@ def calibration_metrics(
         >>> calibration_metrics([[2.0, 0.0], [0.0, 2.0]], [0, 1])["accuracy"]
         Estimate(value=1.0, low=1.0, high=1.0)
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, but is {confidence}")
-    accuracy(logits, labels)  # its checks
-    log_p, classes = _log_probabilities(logits), np.asarray(to_numpy(labels))
-    statistics = _Statistics(log_p, classes)
+    check_confidence(confidence)
+    scores, classes = checked(logits, labels)
+    statistics = _Statistics(log_softmax(scores, axis=1), classes)
     values = statistics(np.ones((len(classes), 1)))[:, 0]
     drawn = np.concatenate([statistics(counts) for counts in _resampled(len(classes), resamples, seed)], axis=1)
     tail = (1 - confidence) / 2
@@ -101,7 +93,8 @@ class _Statistics:
         self.classes = p.shape[1]
         squares = np.square(p).sum(axis=1) - 2 * p[rows, labels] + 1
         self.means = np.stack([correct, -log_p[rows, labels], squares]).astype(np.float64)
-        self.gaps = _gaps(_bin(p.max(axis=1), BINS), rows, correct - p.max(axis=1), (BINS, len(rows)))
+        confidence = p.max(axis=1)
+        self.gaps = csr_matrix((correct - confidence, (bin_of(confidence, BINS), rows)), shape=(BINS, len(rows)))
         self.classwise = _classwise_gaps(p, labels, BINS)
 
     def __call__(self, counts: Floats) -> Floats:
@@ -118,17 +111,8 @@ def _classwise_gaps(p: Floats, labels: NDArray[np.int64], bins: int) -> csr_matr
     n, classes = p.shape
     rows, columns = np.divmod(np.arange(p.size), classes)
     observed = labels[rows] == columns
-    return _gaps(columns * bins + _bin(p.ravel(), bins), rows, observed - p.ravel(), (classes * bins, n))
-
-
-def _gaps(groups: NDArray[np.int64], rows: NDArray[np.int64], values: Floats, shape: tuple[int, int]) -> csr_matrix:
-    return csr_matrix((values, (groups, rows)), shape=shape)
-
-
-def _bin(p: Floats, bins: int) -> NDArray[np.int64]:
-    """Return the bin of each probability; a bin holds its upper edge, as in `reliability_bins`."""
-    edges = np.linspace(0.0, 1.0, bins + 1)
-    return np.clip(np.searchsorted(edges, p, side="left") - 1, 0, bins - 1)
+    groups = columns * bins + bin_of(p.ravel(), bins)
+    return csr_matrix((observed - p.ravel(), (groups, rows)), shape=(classes * bins, n))
 
 
 def _resampled(rows: int, resamples: int, seed: int) -> Iterator[Floats]:
@@ -138,8 +122,3 @@ def _resampled(rows: int, resamples: int, seed: int) -> Iterator[Floats]:
     for start in range(0, resamples, block):
         size = min(block, resamples - start)
         yield rng.multinomial(rows, np.full(rows, 1 / rows), size=size).T.astype(np.float64)
-
-
-def _log_probabilities(logits: ArrayLike) -> Floats:
-    log_p: Floats = log_softmax(np.asarray(to_numpy(logits), dtype=np.float64), axis=1)
-    return log_p

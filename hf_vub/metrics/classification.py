@@ -4,10 +4,9 @@ Pure functions of arrays (or tensors on any device), in float64 inside. Scores a
 with ``probabilities=True`` they are rows of probabilities. A metric that does not exist is None.
 """
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_softmax
 
 Floats = NDArray[np.float64]
 
@@ -18,7 +17,7 @@ def accuracy(scores: ArrayLike, labels: ArrayLike) -> float:
     Raises:
         ValueError: for shapes that do not fit, no rows, NaN scores, or labels outside 0..classes-1.
     """
-    values, classes = _scores_and_labels(scores, labels)
+    values, classes = checked(scores, labels)
     return float(np.mean(values.argmax(axis=1) == classes))
 
 
@@ -28,8 +27,9 @@ def negative_log_likelihood(scores: ArrayLike, labels: ArrayLike, *, probabiliti
     Raises:
         ValueError: as for ``accuracy``, or where rows of probabilities are not distributions.
     """
-    values, classes = _scores_and_labels(scores, labels)
-    log_p = _log(_checked_probabilities(values)) if probabilities else _log_softmax(values)
+    values, classes = checked(scores, labels)
+    with np.errstate(divide="ignore"):
+        log_p = np.log(_probabilities(values, given=True)) if probabilities else log_softmax(values, axis=1)
     return float(-np.mean(log_p[np.arange(len(classes)), classes]))
 
 
@@ -38,7 +38,7 @@ def brier_score(scores: ArrayLike, labels: ArrayLike, *, probabilities: bool = F
 
     Source: Brier (1950), for any number of classes; with two it is twice the one-sided score.
     """
-    values, classes = _scores_and_labels(scores, labels)
+    values, classes = checked(scores, labels)
     errors = _probabilities(values, probabilities).copy()
     errors[np.arange(len(classes)), classes] -= 1.0
     return float(np.mean(np.sum(errors**2, axis=1)))
@@ -55,11 +55,10 @@ def reliability_bins(
     """
     if bins < 1:
         raise ValueError(f"bins must be at least 1, but is {bins}")
-    values, classes = _scores_and_labels(scores, labels)
+    values, classes = checked(scores, labels)
     p = _probabilities(values, probabilities)
     confidence, correct = p.max(axis=1), p.argmax(axis=1) == classes
-    edges = np.linspace(0.0, 1.0, bins + 1)
-    place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    edges, place = np.linspace(0.0, 1.0, bins + 1), bin_of(confidence, bins)
     count = np.bincount(place, minlength=bins)
     per_row = np.where(count > 0, count, np.nan)
     return {
@@ -98,15 +97,24 @@ def classification_metrics(logits: ArrayLike, labels: ArrayLike) -> dict[str, fl
     }
 
 
-def to_numpy(values: Any) -> Any:
+def to_numpy(values: ArrayLike) -> ArrayLike:
     """Return a tensor on any device as an array, floats in float64 (numpy has no bfloat16), and the rest unchanged."""
-    if not hasattr(values, "detach"):
+    detach = getattr(values, "detach", None)
+    if detach is None:
         return values
-    tensor = values.detach().cpu()
-    return tensor.double().numpy() if tensor.is_floating_point() else tensor.numpy()
+    tensor = detach().cpu()
+    array: NDArray[np.generic] = (tensor.double() if tensor.is_floating_point() else tensor).numpy()
+    return array
 
 
-def _scores_and_labels(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.int64]]:
+def bin_of(p: Floats, bins: int) -> NDArray[np.int64]:
+    """Return which of ``bins`` equally wide bins each probability is in; a bin holds its upper edge."""
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    return np.clip(np.searchsorted(edges, p, side="left") - 1, 0, bins - 1)
+
+
+def checked(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.int64]]:
+    """Return scores in float64 and labels as whole numbers; raise ValueError as :func:`accuracy` says."""
     values = np.asarray(to_numpy(scores), dtype=np.float64)
     classes = np.asarray(to_numpy(labels))
     if values.ndim != 2 or classes.shape != values.shape[:1]:
@@ -127,24 +135,7 @@ def _scores_and_labels(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, ND
     return values, classes.astype(np.int64)
 
 
-def _log(p: Floats) -> Floats:
-    with np.errstate(divide="ignore"):
-        logarithm: Floats = np.log(p)
-    return logarithm
-
-
-def _log_softmax(logits: Floats) -> Floats:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    result: Floats = shifted - np.log(np.sum(np.exp(shifted), axis=1, keepdims=True))
-    return result
-
-
-def _checked_probabilities(values: Floats) -> Floats:
-    if np.any(values < 0) or np.any(np.abs(values.sum(axis=1) - 1.0) > 1e-3):
-        raise ValueError("scores given as probabilities must be rows of numbers from 0 to 1 that sum to 1")
-    return values
-
-
 def _probabilities(values: Floats, given: bool) -> Floats:
-    result: Floats = _checked_probabilities(values) if given else np.exp(_log_softmax(values))
-    return result
+    if given and (np.any(values < 0) or np.any(np.abs(values.sum(axis=1) - 1.0) > 1e-3)):
+        raise ValueError("scores given as probabilities must be rows of numbers from 0 to 1 that sum to 1")
+    return values if given else np.asarray(np.exp(log_softmax(values, axis=1)))

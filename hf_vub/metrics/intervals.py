@@ -39,9 +39,6 @@ def share_interval(shares: Sequence[float]) -> tuple[float, float]:
     """Return the 95 % interval of a rate whose observations are shares, such as of the draws that misread an example.
 
     By the bootstrap over observations, or Wilson's interval where they are all equal and a bootstrap has no width.
-
-    Args:
-        shares: in [0, 1], one per example.
     """
     if len(set(shares)) > 1:
         return bootstrap_interval(shares, resamples=2000)
@@ -55,7 +52,7 @@ def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> tup
     """
     from scipy.stats import binomtest
 
-    _check_confidence(confidence)
+    check_confidence(confidence)
     if not 0 <= successes <= total:
         raise ValueError(f"successes must lie between 0 and total = {total}, but is {successes}")
     if total == 0:
@@ -78,7 +75,7 @@ def bootstrap_interval(
     """
     from scipy.stats import bootstrap
 
-    _check_confidence(confidence)
+    check_confidence(confidence)
     sample = _sample("values", values)
     if np.all(sample == sample[0]):
         centre = float(statistic(sample, axis=0))
@@ -195,7 +192,8 @@ def _sample(name: str, values: ArrayLike) -> Floats:
     return array
 
 
-def _check_confidence(confidence: float) -> None:
+def check_confidence(confidence: float) -> None:
+    """Raise ValueError for a confidence outside 0 to 1."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, but is {confidence}")
 

@@ -49,10 +49,7 @@ class VUBHead(nn.Module):
     Args:
         feature_size: number of features.
         num_labels: number of classes.
-        latent_size: size of z; by default half the feature size, as in the paper.
-        num_train_samples: draws of z per sample while training, at least 1.
-        num_eval_samples: draws in evaluation; 0 is one deterministic pass through the mean.
-        encoder_relu: put a ReLU after the second linear layer too, as the paper's text says (no negative means).
+        latent_size, num_train_samples, num_eval_samples, encoder_relu: as in :class:`VUBConfig`.
 
     Example:
         >>> head = VUBHead(feature_size=768, num_labels=2).eval()
@@ -71,11 +68,8 @@ class VUBHead(nn.Module):
     ):
         super().__init__()
         latent_size = latent_size or max(1, feature_size // 2)
-        self.feature_size = feature_size
-        self.latent_size = latent_size
-        self.num_labels = num_labels
-        self.num_train_samples = num_train_samples
-        self.num_eval_samples = num_eval_samples
+        self.feature_size, self.latent_size, self.num_labels = feature_size, latent_size, num_labels
+        self.num_train_samples, self.num_eval_samples = num_train_samples, num_eval_samples
         # No backbone has parts of these names: by them a loading checkpoint keeps the head in float32.
         self.bottleneck_encoder = nn.Sequential(
             Float32Linear(feature_size, feature_size),

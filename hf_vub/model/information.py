@@ -70,13 +70,8 @@ def categorical_entropy(logits: Tensor) -> Tensor:
 
     .. math:: H(c) = -\sum_k c_k\log c_k, \quad c = \mathrm{softmax}(\mathrm{logits})
 
-    Written with log-softmax, whose gradient is finite for logits of any finite size.
-
-    Args:
-        logits: shape (..., num_labels).
-
-    Returns:
-        Entropy per sample, shape (...), between 0 and log(num_labels).
+    Written with log-softmax, whose gradient is finite for logits of any finite size. For logits (..., num_labels) the
+    entropy per sample has shape (...) and lies between 0 and log(num_labels).
     """
     log_probabilities = F.log_softmax(at_least_float32(logits), dim=-1)
     return -(log_probabilities.exp() * log_probabilities).sum(-1)
@@ -128,11 +123,7 @@ def log_mean_probability(logits: Tensor) -> Tensor:
 
     .. math:: \log\tfrac1k\sum_{i=1}^k \mathrm{softmax}(\mathrm{logits}_i)
 
-    Args:
-        logits: one row per draw, shape (draws, ..., num_labels).
-
-    Returns:
-        Log-probabilities, shape (..., num_labels). One draw is returned as it is.
+    For logits (draws, ..., num_labels) these are log-probabilities (..., num_labels). One draw is returned as it is.
     """
     if logits.shape[0] == 1:
         return logits[0]

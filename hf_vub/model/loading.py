@@ -30,16 +30,12 @@ Task = Literal["text", "image"]
 
 
 class TaskClasses(NamedTuple):
-    """The classes that load the checkpoints of one task.
-
-    Attributes:
-        stock: the Auto class of the stock classifiers; it loads ours too.
-        ours: the classifier with a bottleneck, which also wraps stock checkpoints.
-        processor: the Auto class of the tokenizer or image processor.
-    """
+    """The classes that load the checkpoints of one task."""
 
     stock: type[AutoModelForSequenceClassification] | type[AutoModelForImageClassification]
+    """The Auto class of the stock classifiers; it loads ours too."""
     ours: type[VUBForSequenceClassification] | type[VUBForImageClassification]
+    """The classifier with a bottleneck, which also wraps stock checkpoints."""
     processor: type[AutoTokenizer] | type[AutoImageProcessor]
 
 
@@ -50,18 +46,14 @@ TASKS: dict[str, TaskClasses] = {
 
 
 class LoadedClassifier(NamedTuple):
-    """A classifier with what prepares its inputs.
-
-    Attributes:
-        network: the model; in evaluation mode, on the CPU and with its training logits where it was loaded here, as it
-            was where it was given.
-        processor: its tokenizer or image processor; None for a network that takes pixels in [0, 1] as they are.
-        name: the folder or Hub id, or the class name of a model that was never saved.
-    """
+    """A classifier with what prepares its inputs."""
 
     network: nn.Module
+    """In evaluation mode, on the CPU and with its training logits where it was loaded here; as it was where given."""
     processor: Any
+    """Its tokenizer or image processor; None for a network that takes pixels in [0, 1] as they are."""
     name: str
+    """The folder or Hub id, or the class name of a model that was never saved."""
 
 
 def load_classifier(
@@ -100,15 +92,12 @@ def load_classifier(
     if not isinstance(model, nn.Module):
         # A checkpoint of the other task is refused before its processor is missed.
         require_checkpoint(kinds.stock, name, revision=revision, trust_remote_code=trust_remote_code)
+        processor = name if processor is None else processor
     if isinstance(processor, (str, Path)):
-        same = str(processor) == name
-        processor = load_processor(
-            processor, task, revision=revision if same else None, trust_remote_code=trust_remote_code
-        )
+        same = revision if str(processor) == name else None
+        processor = load_processor(processor, task, revision=same, trust_remote_code=trust_remote_code)
     elif processor is None and isinstance(model, nn.Module):
         processor = _processor_of(model, task, revision, trust_remote_code)
-    elif processor is None:
-        processor = load_processor(name, task, revision=revision, trust_remote_code=trust_remote_code)
     network: nn.Module
     if isinstance(model, nn.Module):
         network = _in_dtype(model, dtype)
@@ -125,21 +114,12 @@ def load_classifier(
 
 
 def load_processor(
-    name: str | Path,
-    task: str,
-    *,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    savable: bool = False,
+    name: str | Path, task: str, *, revision: str | None = None, trust_remote_code: bool = False, savable: bool = False
 ) -> Any:
     """Return the tokenizer or image processor saved in a folder or on the Hub.
 
-    Args:
-        name: a folder or a Hub id.
-        task: "text" or "image".
-        revision: revision on the Hub.
-        trust_remote_code: run code that comes with it.
-        savable: replace timm's image processor, which cannot be saved, by an ordinary one with the same steps.
+    ``savable`` replaces timm's image processor, which cannot be saved, by an ordinary one with the same steps; for the
+    other arguments see :func:`load_classifier`.
 
     Raises:
         ValueError: a file of it cannot be read, or it asks for code.
@@ -226,21 +206,9 @@ def _check_vocabulary(network: nn.Module, tokenizer: PreTrainedTokenizerBase, na
     rows = getattr(embeddings, "num_embeddings", None)
     if rows is None or len(tokenizer) <= rows:
         return
-    used = [tokenizer.vocab_size - 1, *(token for token in _special_tokens(tokenizer) if token is not None)]
-    if max(used) >= rows:
+    around = [getattr(tokenizer, f"{kind}_token_id") for kind in ("pad", "cls", "sep", "bos", "eos", "unk")]
+    if max([tokenizer.vocab_size - 1, *(token for token in around if token is not None)]) >= rows:
         raise ValueError(
             f"the tokenizer has {len(tokenizer)} tokens and the model {name} has embeddings for {rows}: "
             "use the tokenizer that the model was trained with"
         )
-
-
-def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, ...]:
-    """Return the tokens that are put around every text, and None for those that there are not."""
-    return (
-        tokenizer.pad_token_id,
-        tokenizer.cls_token_id,
-        tokenizer.sep_token_id,
-        tokenizer.bos_token_id,
-        tokenizer.eos_token_id,
-        tokenizer.unk_token_id,
-    )

@@ -80,25 +80,18 @@ def objective_weights(objective: str, beta: float, entropy_weight: float = 1.0) 
 def weighted_loss(
     terms: Terms, rate_weight: float | Tensor, entropy_weight: float | Tensor, label_entropy: float
 ) -> Tensor:
-    """Return the common formula, per sample and in nats; the caller reduces it.
+    """Return the common formula, per sample and in nats, shape (..., batch); the caller reduces it.
 
-    Args:
-        terms: see :func:`objective_terms`; with cross-entropy.
-        rate_weight: beta, a number or a tensor that broadcasts to (..., batch): one per run in a sweep.
-        entropy_weight: weight of the min term, likewise.
-        label_entropy: H(Y) in nats, the cap of the min.
-
-    Returns:
-        Loss per sample, shape (..., batch).
+    The weights, of the rate and of the min term, are numbers or tensors that broadcast to (..., batch): one per run in
+    a sweep. ``label_entropy`` is H(Y) in nats, the cap of the min.
 
     Raises:
         ValueError: for terms without cross-entropy.
     """
     if terms.cross_entropy is None:
         raise ValueError("terms have no cross-entropy: compute them with labels")
-    return (
-        terms.cross_entropy + rate_weight * terms.rate - entropy_weight * torch.clamp_max(terms.entropy, label_entropy)
-    )
+    capped = torch.clamp_max(terms.entropy, label_entropy)
+    return terms.cross_entropy + rate_weight * terms.rate - entropy_weight * capped
 
 
 def objective_loss(

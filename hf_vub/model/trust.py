@@ -98,9 +98,7 @@ def _damaged_file(name: Name) -> str:
 def read_config(name: Name, **options: object) -> Options:
     """Return the content of a checkpoint's ``config.json``; of an adapter, that of its base model.
 
-    Args:
-        name: a folder, a file or a Hub id.
-        options: keywords of ``from_pretrained``; with ``trust_remote_code=True`` nothing is refused.
+    ``options`` are keywords of ``from_pretrained``; with ``trust_remote_code=True`` nothing is refused.
 
     Raises:
         ValueError: a configuration asks for code or cannot be, see :func:`refuse_code`; or it is damaged, or an index

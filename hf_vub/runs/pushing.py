@@ -2,20 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+
+Token = str | bool | None
+_UNKNOWN = "unknown"
 
 
 @contextmanager
-def report_failed_push(repo_id: str, revision: str | None = None, token: Any = None) -> Iterator[None]:
+def report_failed_push(repo_id: str, revision: str | None = None, token: Token = None) -> Iterator[None]:
     """Run a push; if it fails, report whether the Hub holds nothing, the previous revision, or the new one after all.
 
     Files reach the Hub in one commit at the end of a push, so a push that dies half-way publishes nothing. Only a
     connection that breaks before the answer arrives leaves that open, and then the Hub is asked.
 
-    Args:
-        repo_id: "user/name", or "name" for the user whose token it is.
-        revision: branch that receives the push; None means "main".
-        token: as for ``push_to_hub``.
+    The arguments are those of ``push_to_hub``.
 
     Raises:
         OSError: the push failed, and not for a bad argument; the message says what the Hub holds.
@@ -34,7 +33,7 @@ def report_failed_push(repo_id: str, revision: str | None = None, token: Any = N
         raise OSError(f"the push to {repo_id} failed: {reason}; {_state(repo_id, revision, token, before)}") from error
 
 
-def _state(repo_id: str, revision: str | None, token: Any, before: str | None) -> str:
+def _state(repo_id: str, revision: str | None, token: Token, before: str | None) -> str:
     """Return what the Hub holds after a failed push, as the end of a sentence."""
     now = _newest(repo_id, revision, token)
     if _UNKNOWN in (before, now):
@@ -46,10 +45,7 @@ def _state(repo_id: str, revision: str | None, token: Any, before: str | None) -
     return f"all the same the Hub has a new revision {now}: the push arrived, or somebody else pushed"
 
 
-_UNKNOWN = "unknown"
-
-
-def _newest(repo_id: str, revision: str | None, token: Any) -> str | None:
+def _newest(repo_id: str, revision: str | None, token: Token) -> str | None:
     """Return the commit that a push would start from; None without a repository, and for an empty one."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError

@@ -24,10 +24,7 @@ Record = dict[str, Any]
 class RunLog:
     """The files of one run, which one or several processes of one job write until the block ends.
 
-    Args:
-        path: folder of the run; None keeps everything in memory.
-        settings: the settings that decide the records: a folder with other settings is refused.
-        state: of the processes, from ``processes``.
+    ``settings`` are those that decide the records. Without a ``path`` (the folder) everything stays in memory.
 
     Raises:
         ValueError: ``path`` holds a run with other settings, another job writes to it, or it is None although there are

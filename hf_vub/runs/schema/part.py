@@ -47,10 +47,10 @@ class Part(Mapping[str, Any]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Mapping) and self.to_json() == plain(other)
 
-    def _left_out(self, field: "dataclasses.Field[Any]") -> bool:
+    def _left_out(self, field: "dataclasses.Field[object]") -> bool:
         return field.default is None and not field.metadata and getattr(self, field.name) is None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return dictionaries, lists, strings and numbers alone; a NaN or an infinity becomes None."""
         return {name: plain(value) for name, value in self.items()}
 
