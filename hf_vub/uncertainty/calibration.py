@@ -197,6 +197,8 @@ class _LogitsAsFeatures(nn.Module):
 def _check_options(probabilities: str, miscoverage: Sequence[float], seed: int) -> None:
     if probabilities not in ("auto", *PROBABILITIES):
         raise ValueError(f"probabilities must be 'auto', 'softmax' or 'posterior', but is {probabilities!r}")
+    if isinstance(miscoverage, str) or not isinstance(miscoverage, Sequence):
+        raise ValueError(f"miscoverage must be a list of shares, but is {miscoverage!r}")
     for share in miscoverage:
         if not 0 < share < 1:
             raise ValueError(f"miscoverage must be above 0 and below 1, but is {share}")

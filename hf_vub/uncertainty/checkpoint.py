@@ -116,9 +116,12 @@ def target_folder(model: str | Path, output_dir: str | Path | None) -> Path:
     """Return the folder that a calibration is written to.
 
     Raises:
-        ValueError: ``model`` is on the Hub and no folder is named, the folder holds another checkpoint, or ``model``
-            has no ``config.json`` to store anything in.
+        ValueError: ``model`` is no name, or is on the Hub and no folder is named, the folder holds another checkpoint,
+            or ``model`` has no ``config.json`` to store anything in.
     """
+    if not isinstance(model, (str, Path)) or not str(model):
+        shown = repr(model) if isinstance(model, str) else f"a {type(model).__name__}"
+        raise ValueError(f"model must be the folder or Hub id of a classifier, but is {shown}")
     source = Path(model)
     if output_dir is None:
         if not source.is_dir():

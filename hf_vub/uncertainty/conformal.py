@@ -38,12 +38,14 @@ def conformal_threshold(probabilities: ArrayLike, labels: ArrayLike, miscoverage
         miscoverage: alpha, above 0 and below 1.
 
     Raises:
-        ValueError: for no rows, labels out of range, or a miscoverage out of range.
+        ValueError: for no rows, values that are no probabilities, labels out of range, or a miscoverage out of range.
 
     Source: Sadinle et al., "Least Ambiguous Set-Valued Classifiers with Bounded Error Levels", JASA 2019.
     """
     values, classes = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
     check_rows(values, classes)
+    if values.min() < 0 or values.max() > 1:
+        raise ValueError(f"probabilities must be from 0 to 1, but go from {values.min():.4g} to {values.max():.4g}")
     if not 0 < miscoverage < 1:
         raise ValueError(f"miscoverage is {miscoverage}; it must be above 0 and below 1")
     own = np.sort(values[np.arange(len(classes)), classes])
@@ -55,5 +57,11 @@ def prediction_sets(probabilities: ArrayLike, fitted: ConformalThreshold) -> NDA
     """Return which classes each set holds, shape (rows, classes).
 
     A row is answered where its set holds one class; an empty set or several classes allow no answer.
+
+    Raises:
+        ValueError: for probabilities that are no numbers or have another shape.
     """
-    return np.asarray(probabilities, dtype=np.float64) >= fitted.threshold
+    values = np.asarray(probabilities, dtype=np.float64)
+    if values.ndim != 2 or np.isnan(values).any():
+        raise ValueError(f"probabilities have shape {values.shape}; they must be (rows, classes), without NaN")
+    return values >= fitted.threshold

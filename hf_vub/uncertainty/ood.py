@@ -25,7 +25,7 @@ def ood_scores(
         draws: logits per draw, shape (draws, rows, classes); None leaves "mutual_information" out.
 
     Raises:
-        ValueError: for shapes that do not fit.
+        ValueError: for shapes that do not fit, or values that are not finite.
     """
     values = np.asarray(logits, dtype=np.float64)
     if values.ndim != 2:
@@ -39,7 +39,7 @@ def ood_scores(
         scores["rate"] = np.asarray(rate, dtype=np.float64)
     if draws is not None:
         sampled = np.asarray(draws, dtype=np.float64)
-        if sampled.ndim != 3 or sampled.shape[1:] != values.shape:
+        if sampled.ndim != 3 or sampled.shape[1:] != values.shape or not len(sampled):
             raise ValueError(
                 f"draws have shape {sampled.shape}; they must be (draws, {values.shape[0]}, {values.shape[1]})"
             )
@@ -48,6 +48,8 @@ def ood_scores(
     for name, column in scores.items():
         if column.shape != (len(values),):
             raise ValueError(f"{name} has shape {column.shape}; it must be ({len(values)},)")
+        if not np.isfinite(column).all():
+            raise ValueError(f"{name} is not finite in row {int((~np.isfinite(column)).argmax())}: give finite values")
     return scores
 
 
@@ -66,7 +68,7 @@ def feature_distances(
         neighbours: k.
 
     Raises:
-        ValueError: for fewer training rows than ``neighbours``.
+        ValueError: for fewer training rows than ``neighbours``, or shapes that do not fit.
         ImportError: without scikit-learn, with the command to install it.
 
     Source: Lee et al., NeurIPS 2018 (Mahalanobis); Sun et al., ICML 2022 (nearest neighbours).
@@ -78,8 +80,13 @@ def feature_distances(
         raise ImportError('distances of features need scikit-learn: pip install "hf_vub[report]"') from error
     known, rows = np.asarray(train_features, dtype=np.float64), np.asarray(features, dtype=np.float64)
     classes = np.asarray(train_labels)
-    if len(known) < neighbours:
-        raise ValueError(f"train_features have {len(known)} rows, fewer than neighbours={neighbours}")
+    if known.ndim != 2 or rows.shape[1:] != known.shape[1:] or classes.shape != known.shape[:1]:
+        shapes = f"{known.shape}, {classes.shape} and {rows.shape}"
+        raise ValueError(f"train_features, train_labels and features have the shapes {shapes}, which do not fit")
+    if not 1 <= neighbours <= len(known):
+        raise ValueError(
+            f"neighbours is {neighbours}; it must be at least 1 and at most the {len(known)} training rows"
+        )
     means = np.stack([known[classes == label].mean(axis=0) for label in np.unique(classes)])
     centred = known - means[np.searchsorted(np.unique(classes), classes)]
     precision = np.linalg.inv(ledoit_wolf(centred, assume_centered=True)[0])
@@ -109,7 +116,7 @@ def detection_metrics(familiar: ArrayLike, unfamiliar: ArrayLike) -> Detection:
         unfamiliar: scores of other rows, shape (rows,).
 
     Raises:
-        ValueError: where either is empty.
+        ValueError: where either is empty or holds NaN.
 
     Example:
         >>> detection_metrics([0.1, 0.2, 0.3], [0.4, 0.5])
@@ -118,6 +125,8 @@ def detection_metrics(familiar: ArrayLike, unfamiliar: ArrayLike) -> Detection:
     inside, outside = np.asarray(familiar, dtype=np.float64), np.asarray(unfamiliar, dtype=np.float64)
     if not len(inside) or not len(outside):
         raise ValueError(f"familiar has {len(inside)} rows and unfamiliar {len(outside)}; both need at least one")
+    if np.isnan(inside).any() or np.isnan(outside).any():
+        raise ValueError("familiar and unfamiliar must hold numbers, but hold NaN")
     ranks = rankdata(np.concatenate([inside, outside]))[len(inside) :]
     auroc = (ranks.sum() - len(outside) * (len(outside) + 1) / 2) / (len(inside) * len(outside))
     threshold = np.quantile(inside, 0.95, method="higher")

@@ -32,7 +32,8 @@ def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> RiskCoverage:
         correct: whether the prediction is right, shape (rows,).
 
     Raises:
-        ValueError: for no rows, shapes that differ, or a confidence that is not a number.
+        ValueError: for no rows, shapes that differ, a confidence that is not a number, or a ``correct`` that holds
+            anything but truth values (predictions, say).
 
     Source: Geifman and El-Yaniv, "Selective Classification for Deep Neural Networks", NeurIPS 2017.
 
@@ -40,16 +41,18 @@ def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> RiskCoverage:
         >>> risk_coverage([0.9, 0.8, 0.7, 0.6], [True, True, False, True]).risk.round(2).tolist()
         [0.0, 0.0, 0.33, 0.25]
     """
-    scores, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=bool)
+    scores, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct)
     if scores.ndim != 1 or scores.shape != right.shape or not len(scores):
         raise ValueError(
             f"confidence has shape {scores.shape} and correct {right.shape}; both must be (rows,), not empty"
         )
     if np.isnan(scores).any():
         raise ValueError("confidence must hold numbers, but holds NaN")
+    if not np.isin(right, (0, 1)).all():
+        raise ValueError(f"correct must hold True and False, but holds {right[~np.isin(right, (0, 1))][0]}")
     _, group = np.unique(-scores, return_inverse=True)
     sizes = np.bincount(group)
-    mean_error = np.bincount(group, weights=~right) / sizes
+    mean_error = np.bincount(group, weights=right == 0) / sizes
     answered = np.arange(1, len(scores) + 1)
     risk = np.cumsum(np.repeat(mean_error, sizes)) / answered
     return RiskCoverage(answered / len(scores), risk, float(risk.mean()))
