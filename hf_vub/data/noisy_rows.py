@@ -1,7 +1,7 @@
 """Rows whose texts or images are noisy copies, as smoothed classifiers are trained and evaluated on."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -10,10 +10,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .noise import Noise, apply_kept, draw_kept, noisy_pixels
-from .preprocessing import clean_text, encode_texts, max_text_length
+from .preprocessing import EpochRows, Example, clean_text, encode_texts, max_text_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+class ImageRows(Protocol):
+    """Rows with ``pixel_values``, such as a data set with a transform or `AugmentedImages`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int, /) -> Example: ...
+
 
 _REMEMBERED_WORDS = 2**20
 _PROBES = (
@@ -130,24 +139,26 @@ class WordTokens:
     def _is_by_word(self) -> bool:
         """Return whether the words' tokens are the text's, on the fixed texts and with words masked."""
         masked = " ".join(word if place % 2 else self.mask for place, word in enumerate(_PROBES[2].split()))
-        probes = [text.split() for text in (*_PROBES, masked, f"{self.mask} {self.mask} a")]
+        vocabulary = sorted(self.tokenizer.get_vocab())
+        # Halves of tokens would become the whole again in a tokenizer that merges across a blank.
+        halved = [
+            f"{word[: len(word) // 2]} {word[len(word) // 2 :]}" for word in vocabulary[:: 1 + len(vocabulary) // 500]
+        ]
+        probes = [text.split() for text in (*_PROBES, *halved, masked, f"{self.mask} {self.mask} a")]
         encoded = encode_texts(self.tokenizer, [" ".join(words) for words in probes], self.max_length)
-        others = all(encoded[name] == [[value] * len(ids) for ids in encoded["input_ids"]]
-                     for name, value in self._constants.items())  # fmt: skip
-        return bool(others and encoded["input_ids"] == self._joined(probes))
+        ids = encoded["input_ids"]
+        others = all(encoded[name] == [[value] * len(row) for row in ids] for name, value in self._constants.items())
+        return others and ids == self._joined(probes)
 
 
-class NoisyTexts(torch.utils.data.Dataset[dict[str, Any]]):
-    """Noisy copies of texts as tokens: a function of seed, epoch and row alone, as `AugmentedImages` is.
-
-    `VUBTrainer` calls `set_epoch`, so that every epoch has fresh draws; without it the draws stay the same.
+class NoisyTexts(EpochRows):
+    """Noisy copies of texts as tokens: a function of seed, epoch and row alone (`EpochRows`).
 
     Args:
         dataset: columns text and label.
         tokens: of the model.
         noise: on words.
         seed: of all random choices.
-        copies: of each text, one after the other as rows of their own; with 2 the rows are (text, copy).
 
     Raises:
         ValueError: for noise on images, or pairs of texts.
@@ -158,20 +169,10 @@ class NoisyTexts(torch.utils.data.Dataset[dict[str, Any]]):
             raise ValueError(f"noise {noise} is for images, and the rows are texts")
         if "text_pair" in dataset.column_names:
             raise ValueError(f"noise {noise} is for single texts, and the rows are pairs of texts")
-        self.dataset, self.tokens, self.noise, self.seed = dataset.with_format(None), tokens, noise, seed
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        super().__init__(dataset, seed)
+        self.dataset, self.tokens, self.noise = dataset.with_format(None), tokens, noise
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the draws of this epoch (from 0), in worker processes too."""
-        self._epoch.fill_(epoch)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        return self.__getitems__([row])[0]
-
-    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+    def __getitems__(self, rows: Sequence[int]) -> list[Example]:
         """Return several rows, tokenised together; PyTorch's loader asks for them this way."""
         numbers = [range(len(self))[row] for row in rows]
         batch = self.dataset[numbers]
@@ -179,13 +180,13 @@ class NoisyTexts(torch.utils.data.Dataset[dict[str, Any]]):
         parts = []
         for row, text in zip(numbers, batch["text"], strict=True):
             words = clean_text(text).split()
-            generator = np.random.default_rng([self.seed, int(self._epoch), row])
+            generator = np.random.default_rng(self.key(row))
             parts.append(apply_kept(words, draw_kept(self.noise, len(words), 1, generator)[0], mask))
         labels = [{"labels": int(label)} for label in batch["label"]] if "label" in batch else [{}] * len(numbers)
         return [{**self.tokens.columns(ids), **label} for ids, label in zip(self.tokens(parts), labels, strict=True)]
 
 
-class NoisyImages(torch.utils.data.Dataset[dict[str, Any]]):
+class NoisyImages(EpochRows):
     """Images with Gaussian noise on their [0, 1] pixels: a function of seed, epoch and row alone.
 
     Args:
@@ -198,28 +199,25 @@ class NoisyImages(torch.utils.data.Dataset[dict[str, Any]]):
         ValueError: for noise on texts.
     """
 
-    def __init__(self, rows: "torch.utils.data.Dataset[dict[str, Any]] | Dataset", noise: Noise, std: Tensor, seed: int = 0) -> None:  # fmt: skip  # noqa: E501
+    def __init__(self, rows: ImageRows, noise: Noise, std: Tensor, seed: int = 0) -> None:
         if noise.medium != "image":
             raise ValueError(f"noise {noise} is for texts, and the rows are images")
-        self.rows: Any = rows
-        self.noise, self.seed = noise, seed
-        self.std = std.detach().cpu().reshape(-1, 1, 1)
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        super().__init__(rows, seed)
+        self.rows, self.noise, self.std = rows, noise, std.detach().cpu().reshape(-1, 1, 1)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the draws of this epoch (from 0), in worker processes too."""
-        self._epoch.fill_(epoch)
+        super().set_epoch(epoch)
         if hasattr(self.rows, "set_epoch"):
             self.rows.set_epoch(epoch)
 
-    def __len__(self) -> int:
-        return len(self.rows)
+    def __getitems__(self, rows: Sequence[int]) -> list[Example]:
+        """Return several rows, each with its noise."""
+        return [self._noisy(range(len(self))[row]) for row in rows]
 
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        row = range(len(self))[row]
+    def _noisy(self, row: int) -> Example:
         values = dict(self.rows[row])
         pixels: Tensor = values["pixel_values"]
-        key = np.random.SeedSequence([self.seed, int(self._epoch), row]).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(key[0]) >> 1)
+        generator = torch.Generator().manual_seed(self.torch_seed(row))
         draw = noisy_pixels(torch.zeros_like(pixels), self.noise, 1, generator)[0]
         return {**values, "pixel_values": pixels + draw / self.std}
