@@ -6,6 +6,7 @@ import torch
 from datasets import Dataset
 
 from helpers.odd_data import World
+from hf_vub.model.objectives import class_log_probabilities, optimal_confidence, posterior_probabilities
 from hf_vub.uncertainty import (
     ConformalThreshold,
     calibrate,
@@ -20,7 +21,7 @@ from hf_vub.uncertainty import (
 )
 
 P, LABELS = np.tile([0.7, 0.3], (6, 1)), np.array([0, 1] * 3)
-NAN = P * np.nan
+NAN, LOGITS = P * np.nan, torch.tensor([1.0, 2.0])
 FITTED = ConformalThreshold(0.1, 0.5, 6)
 
 
@@ -112,6 +113,17 @@ def test_a_bad_pipeline_is_one_sentence(world, options, message):
         (lambda: feature_distances(P, LABELS, P, neighbours=0), "neighbours is 0"),
         (lambda: feature_distances(P, LABELS[:3], P, neighbours=2), "which do not fit"),
         (lambda: feature_distances(P, LABELS, P[:, :1], neighbours=2), "which do not fit"),
+        (lambda: class_log_probabilities(LOGITS, temperature=0.0), "temperature is 0.0; it must be a finite number"),
+        (lambda: class_log_probabilities(LOGITS, temperature=-1.0), "temperature is -1.0"),
+        (lambda: class_log_probabilities(LOGITS, temperature=float("nan")), "temperature is nan"),
+        (
+            lambda: class_log_probabilities(LOGITS, probabilities="Posterior"),
+            "probabilities is 'Posterior'; it must be",
+        ),
+        (lambda: posterior_probabilities(LOGITS, -1.0), "entropy_weight is -1.0"),
+        (lambda: posterior_probabilities(LOGITS, float("nan")), "entropy_weight is nan"),
+        (lambda: optimal_confidence(1), "num_labels is 1"),
+        (lambda: optimal_confidence(2, float("inf")), "entropy_weight is inf"),
         (lambda: detection_metrics([], [1.0]), "both need at least one"),
         (lambda: detection_metrics([np.nan], [1.0]), "must hold numbers, but hold NaN"),
     ],

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .configuration_vub import Objective
+from .configuration_vub import PROBABILITIES, Objective
 from .information import at_least_float32, categorical_entropy, cross_entropy, gaussian_rate
 
 SOFTMAX_SHARE = 0.01
@@ -183,7 +183,14 @@ def class_log_probabilities(
 
     Returns:
         Log-probabilities, shape (..., classes), float32 or float64.
+
+    Raises:
+        ValueError: for another kind of probabilities, or a temperature that is not a number above 0.
     """
+    if probabilities not in PROBABILITIES:
+        raise ValueError(f"probabilities is {probabilities!r}; it must be one of {', '.join(map(repr, PROBABILITIES))}")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature is {temperature}; it must be a finite number above 0")
     log_p = F.log_softmax(at_least_float32(logits), dim=-1)
     if probabilities == "posterior" and entropy_weight > 0:
         q = posterior_probabilities(logits, entropy_weight, label_entropy)
