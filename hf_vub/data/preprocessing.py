@@ -4,7 +4,7 @@ Whoever tokenises does it here, so that a text is the same input in training, em
 decides how many tokens are kept, `encode_texts` makes them, `pad_tokens` makes a batch of them.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -210,11 +210,41 @@ class image_transform:
         return result
 
 
-class AugmentedImages(torch.utils.data.Dataset[Example]):
-    """Training images, cropped at random and mirrored, as a function of seed, epoch and row alone.
+class EpochRows(torch.utils.data.Dataset[Example]):
+    """Rows with random changes that are a function of seed, epoch and row alone.
 
-    Because nothing else decides, neither prefetching, worker processes nor resuming changes an image. `VUBTrainer`
-    calls `set_epoch`; any other training loop has to, before each epoch.
+    Because nothing else decides, neither prefetching, worker processes nor resuming changes a row. `VUBTrainer` calls
+    `set_epoch`; any other training loop has to, before each epoch.
+    """
+
+    def __init__(self, rows: Sized, seed: int) -> None:
+        self.seed, self._rows, self._epoch = seed, rows, torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the random changes of this epoch (from 0), in worker processes too."""
+        self._epoch.fill_(epoch)
+
+    def key(self, row: int) -> list[int]:
+        """Return what decides the changes of a row in this epoch, as a seed for numpy."""
+        return [self.seed, int(self._epoch), row]
+
+    def torch_seed(self, row: int) -> int:
+        """Return the same as a seed for torch."""
+        return int(np.random.SeedSequence(self.key(row)).generate_state(1, np.uint64)[0]) >> 1
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, row: int) -> Example:
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[Example]:
+        """Return several rows, preprocessed together; PyTorch's loader asks for them this way."""
+        raise NotImplementedError
+
+
+class AugmentedImages(EpochRows):
+    """Training images, cropped at random and mirrored, as a function of seed, epoch and row alone (`EpochRows`).
 
     Images of up to 64 px are shifted by up to an eighth of their size over a black border, as is usual for CIFAR.
     Larger ones are cut to a quarter to all of their area in an aspect ratio of 3/4 to 4/3, as is usual for ImageNet.
@@ -239,19 +269,8 @@ class AugmentedImages(torch.utils.data.Dataset[Example]):
             import torchvision  # noqa: F401
         except ImportError as error:
             raise ImportError('image augmentation needs torchvision: pip install "hf_vub[vision]"') from error
-        self.dataset, self.seed, self.flip = dataset.with_format(None), seed, flip
-        self.transform = image_transform(processor)
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the random crops of this epoch (from 0), in worker processes too."""
-        self._epoch.fill_(epoch)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, row: int) -> Example:
-        return self.__getitems__([row])[0]
+        super().__init__(dataset, seed)
+        self.dataset, self.flip, self.transform = dataset.with_format(None), flip, image_transform(processor)
 
     def __getitems__(self, rows: Sequence[int]) -> list[Example]:
         """Return several rows, preprocessed together; PyTorch's loader asks for them this way."""
@@ -266,10 +285,9 @@ class AugmentedImages(torch.utils.data.Dataset[Example]):
         from torchvision.transforms import functional as F
 
         image = to_rgb(image)
-        key = np.random.SeedSequence([self.seed, int(self._epoch), row]).generate_state(1, np.uint64)
         # The CPU's generator alone, and as it was afterwards: a model draws its noise from the same one.
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(int(key[0]) >> 1)
+            torch.default_generator.manual_seed(self.torch_seed(row))
             if max(image.size) <= 64:
                 width, height = image.size
                 image = RandomCrop((height, width), padding=(width // 8, height // 8))(image)
