@@ -1,6 +1,6 @@
 """Bad input, hostile files: one sentence and exit code 2, or the right result; nothing runs, nothing is fetched.
 
-The default run tries a few, the full one (``pytest -m slow tests/test_fuzz.py``) 624 bad inputs and 400 hostile files.
+The default run tries a few, the full one (``pytest -m slow tests/test_fuzz.py``) 720 bad inputs and 400 hostile files.
 Every case is drawn from its number alone, so that a fault can be seen again.
 """
 
@@ -52,7 +52,7 @@ def told(capsys, line):
         sys.stdout.write(f"\n{line}\n")
 
 
-@pytest.mark.parametrize("count", [39, pytest.param(624, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [45, pytest.param(720, marks=pytest.mark.slow)])
 def test_bad_input_is_refused_in_one_sentence_or_works(world, tmp_path, count, capsys):
     faults, ended = [], Counter()
     for number, (case, folder) in enumerate(fuzzing.cases(world, tmp_path / "cases", count, SEED)):

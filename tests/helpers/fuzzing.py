@@ -24,7 +24,7 @@ from hf_vub.runs.schema import read_result
 from hf_vub.training.arguments import DataArguments, ModelArguments, VUBTrainingArguments
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-WRITTEN_LAST = ("result.json", "results.json", "report_card.json", "README.md", "embed.json")
+WRITTEN_LAST = ("result.json", "results.json", "report_card.json", "README.md", "embed.json", "calibration.json")
 TRAINING = ["--use_cpu", "--report_to", "none", "--max_steps", "1", "--per_device_train_batch_size", "4"]
 
 
@@ -68,6 +68,11 @@ def command(world: World, script: str) -> list[str]:
         "report_card": ["attack_image.py", *pictures, "--report_card", "--steps", "1", "--num_examples", "2"],
         "reproduce": ["reproduce.py", "cifar10", *pictures, *few, "--stress", "none"],
         "compare": ["reproduce.py", "compare", *texts, *few],
+        "calibrate": ["calibrate.py", *texts, "--split", "train"],
+        "guided": [
+            *("attack_text.py", *texts, "--guide", str(world.guide), "--search", "both", "--num_examples", "1"),
+            *("--query_budget", "5"),
+        ],
     }[script] + ["--output_dir", "out"]
 
 
@@ -139,6 +144,8 @@ def _unsound(case: Case, outcome: Outcome, output: Path) -> str | None:
     if "--report_card" in case.args or case.args[0] == "reproduce.py":
         written = {path.name for path in output.glob("*.json")} & {"report_card.json", "results.json"}
         return None if written else "no result"
+    if case.args[0] == "calibrate.py":
+        return _unsound_calibration(read_result(output / "calibration.json"))
     result = read_result(output / "result.json")
     if case.labels is not None and tuple(result["labels"]) != case.labels:
         return f"trained on the classes {result['labels']}"
@@ -149,6 +156,17 @@ def _unsound(case: Case, outcome: Outcome, output: Path) -> str | None:
     else:
         accuracy = result["clean_accuracy"]
     return None if math.isfinite(accuracy) and 0 <= accuracy <= 1 else f"an accuracy of {accuracy}"
+
+
+def _unsound_calibration(result: Any) -> str | None:
+    """Return what is wrong with a calibration that was written."""
+    numbers = [result.calibration_temperature, *result.conformal_thresholds.values()]
+    for measured in result.measurements:
+        for metrics in (measured.before, measured.after):
+            numbers += [metrics.nll.value, metrics.ece.value, metrics.accuracy.value, metrics.accuracy.high]
+    if not all(math.isfinite(number) and number >= 0 for number in numbers) or result.calibration_temperature == 0:
+        return f"a calibration with the numbers {numbers}"
+    return None if result.num_temperature + result.num_thresholds >= 4 else "a calibration on almost no rows"
 
 
 # Numbers and words
@@ -167,6 +185,8 @@ CHOICES = {
     "report_card": ["noise", "transfer_from", "epsilons", "how"],
     "reproduce": ["attacks", "objectives", "epsilons", "how", "match_labels", "stress", "target"],
     "compare": ["attacks", "objectives", "task", "text_column", "match_labels"],
+    "calibrate": ["probabilities", "split", "match_labels", "task", "text_column", "label_column", "revision"],
+    "guided": ["guide", "search", "recipe", "split", "match_labels", "noise"],
 }
 
 
@@ -195,15 +215,22 @@ def bad_number(world: World, rng: random.Random, folder: Path) -> Case:
 
 
 BUDGETS = ["1e-99999999", "1e99999999", "0", "-1", "nan", "inf", "1/0", "8/", "/", "1e400", "2", "x", "9" * 5000]
+SHARES = ["0", "1", "-0.1", "1.5", "nan", "inf", "1e400", "x", "", "5%", "1/20", "0,05", "9" * 400]
 
 
 def bad_budget(world: World, rng: random.Random, folder: Path) -> Case:
     script = rng.choice(["attack_image", "report_card", "reproduce"])
-    value = rng.choice(
-        ["1e-99999999", "1e99999999", "0", "-1", "nan", "inf", "1/0", "8/", "/", "1e400", "2", "x", "9" * 5000]
-    )
+    value = rng.choice(BUDGETS)
     more = ["--attacks", "fgs"] if script == "reproduce" else []
     return Case(f"{script} --epsilons {value[:20]}", [*command(world, script), *more, f"--epsilons={value}"], False)
+
+
+def bad_share(world: World, rng: random.Random, folder: Path) -> Case:
+    value = rng.choice(SHARES)
+    good = rng.choice([[], ["0.1"]])
+    return Case(
+        f"calibrate --miscoverage {value[:20]}", [*command(world, "calibrate"), "--miscoverage", *good, value], False
+    )
 
 
 def bad_word(world: World, rng: random.Random, folder: Path) -> Case:
@@ -299,7 +326,7 @@ def odd_text_data(world: World, rng: random.Random, folder: Path) -> Case:
     found = odd_data.odd_texts(world, rng, folder / "data")
     what = rng.choice(sorted(found))
     name, works = found[what]()
-    script = rng.choice(["train_text", "train_text", "train_text", "compare", "attack_text"])
+    script = rng.choice(["train_text", "train_text", "train_text", "compare", "attack_text", "calibrate"])
     if script != "train_text":  # they look at other splits, and need other numbers of rows
         works = None
     return Case(f"{script}: texts, {what}", [*command(world, script), f"--dataset={name}"], works)
@@ -337,7 +364,7 @@ def bracketed(world: World, rng: random.Random, folder: Path) -> Case:
 def odd_model(world: World, rng: random.Random, folder: Path) -> Case:
     """A model of the other medium, a damaged one, or none."""
     script = rng.choice(list(CHOICES))
-    text = script in ("train_text", "attack_text", "compare")
+    text = script in ("train_text", "attack_text", "compare", "calibrate", "guided")
     right, other = (world.bert, world.resnet) if text else (world.resnet, world.bert)
     model = folder / "model"
     shutil.copytree(right, model)
@@ -364,9 +391,10 @@ def odd_model(world: World, rng: random.Random, folder: Path) -> Case:
         changed = rng.choice(changes)
         file = f"config.json {changed}"
         (model / "config.json").write_text(json.dumps({**json.loads((right / "config.json").read_text()), **changed}))
+    option = "guide" if script == "guided" and rng.random() < 0.7 else "model"
     return Case(
-        f"{script}: {['', '', 'no', 'cut', 'spoilt', 'odd'][change]} {file}",
-        [*command(world, script), f"--model={model}"],
+        f"{script}: {option}, {['', '', 'no', 'cut', 'spoilt', 'odd'][change]} {file}",
+        [*command(world, script), f"--{option}={model}"],
     )
 
 
@@ -375,9 +403,8 @@ def earlier_run(world: World, rng: random.Random, folder: Path) -> Case:
     script = rng.choice(list(CHOICES))
     out = folder / "out"
     out.mkdir(parents=True)
-    name = rng.choice(
-        ["result.json", "run.json", "records.jsonl", "settings.json", "checkpoint-1", "_lock", "", "README.md"]
-    )
+    names = ["result.json", "run.json", "records.jsonl", "settings.json", "checkpoint-1", "_lock", "", "README.md"]
+    name = rng.choice([*names, "calibration.json", "config.json"] if script == "calibrate" else names)
     if name == "checkpoint-1":
         (out / name).mkdir()
         (out / name / "trainer_state.json").write_bytes(rng.choice([b"", b"{}", b'{"global_step": 1}', b"[1]"]))
@@ -394,6 +421,36 @@ def earlier_run(world: World, rng: random.Random, folder: Path) -> Case:
     )
 
 
+def odd_calibration(world: World, rng: random.Random, folder: Path) -> Case:
+    """A calibrated checkpoint whose calibration is damaged, or that is calibrated again."""
+    model, ours = folder / "model", rng.random() < 0.7
+    shutil.copytree(world.ours if ours else world.bert, model)
+    good = {"probabilities": "posterior", "calibration_temperature": 1.5, "conformal_thresholds": {"0.1": 0.4}}
+    bad = rng.choice(sorted(ODD_CALIBRATION, key=str))
+    if ours:
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps({**config, **good, bad[0]: bad[1]}))
+    else:
+        content = rng.choice(
+            [b"", b"{}", b"[]", b'{"kind": "calibration"}', json.dumps({**good, bad[0]: bad[1]}).encode()]
+        )
+        (model / "calibration.json").write_bytes(content)
+    script = rng.choice(["calibrate", "calibrate", "attack_text", "guided", "train_text"])
+    more = rng.choice([[], ["--refit"]]) if script == "calibrate" else []
+    args = [*command(world, script), *more, f"--{'guide' if script == 'guided' else 'model'}={model}"]
+    works = False if ours else None
+    return Case(f"{script}: calibrated with {bad}", args, works, spoilt="calibration.json")
+
+
+ODD_CALIBRATION: list[tuple[str, Any]] = [
+    *(("calibration_temperature", value) for value in (0, -1, "x", None, True, [1.0], 1e400, math.nan, -1e-300)),
+    *(("probabilities", value) for value in ("", "Softmax", None, 1, ["softmax"], "os.system", {"a": 1})),
+    *(("conformal_thresholds", value) for value in (3, "x", [0.1], [[0.1, 0.2, 0.3]], {"x": 0.1}, {"0.1": "x"})),
+    *(("conformal_thresholds", value) for value in ({"2": 0.1}, {"0.1": 2}, {"0.1": None}, {"nan": 0.1}, {"-1": 0})),
+    *(("calibrated_logits", value) for value in ("x", 2, None, [], {})),
+]
+
+
 def resumed(world: World, rng: random.Random, folder: Path) -> Case:
     """A training that goes on from what is not there."""
     name = rng.choice(["nowhere", "out/checkpoint-9", "True", str(world.bert), "", "/dev/null"])
@@ -403,7 +460,7 @@ def resumed(world: World, rng: random.Random, folder: Path) -> Case:
 
 CATEGORIES = (
     *(bad_number, odd_text_data, odd_model, bad_options, odd_image_data, bad_word, bad_budget, earlier_run, bad_form),
-    *(bracketed, bad_number, odd_text_data, resumed),
+    *(bracketed, bad_number, odd_text_data, resumed, bad_share, odd_calibration),
 )
 
 

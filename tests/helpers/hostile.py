@@ -1,6 +1,7 @@
 """Seeded hostile checkpoints and files: none may run code, reach out of its folder, fetch anything or hang."""
 
 import json
+import math
 import os
 import pickle
 import random
@@ -23,6 +24,7 @@ from hf_vub.embeddings.pixels import PixelModel
 from hf_vub.model.loading import load_classifier, load_processor
 from hf_vub.runs.schema import read_result
 from hf_vub.training.checkpoints import last_checkpoint
+from hf_vub.uncertainty import calibrate, classifier_pipeline
 
 CLEAR = (ValueError, OSError, ImportError)
 """What the package promises for a file that it cannot use, in one line."""
@@ -70,13 +72,10 @@ class Checkpoints:
     """Checkpoints to spoil: a stock text and image model, and one of ours."""
 
     def __init__(self, world: World):
-        self.world = world
-        self.ours = world.root / "ours"
-        model = VUBForSequenceClassification.from_pretrained(world.bert, objective="vub")
-        model.save_pretrained(self.ours)
-        for path in world.bert.iterdir():
-            if not (self.ours / path.name).exists():
-                shutil.copy(path, self.ours / path.name)
+        self.world, self.ours = world, world.ours
+        self.calibrated = [world.root / "calibrated", world.root / "calibrated_ours"]
+        for model, folder in zip((world.bert, world.ours), self.calibrated, strict=True):
+            calibrate(model, world.texts, split="train", output_dir=folder, miscoverage=[0.3])
         (self.ours / "evil.py").write_text(f"open({str(world.canary)!r}, 'w').close()\nclass Evil: pass\n")
 
 
@@ -147,6 +146,24 @@ OF_OURS: list[tuple[str, Any]] = [
     ("latent_size", 10**12), ("latent_size", -1), ("latent_size", "x"), ("num_eval_samples", 10**12), ("pooling", EVIL),
     ("num_train_samples", -1), ("label_entropy", "x"), ("label_entropy", 1e308), ("beta", 1e400),
 ]  # fmt: skip
+SHARES: list[Any] = [
+    "x",
+    "",
+    None,
+    -1,
+    2,
+    math.nan,
+    math.inf,
+    "nan",
+    [0.5],
+    {"a": 1},
+    True,
+    "0.5",
+    10**400,
+    0,
+    1,
+    1e-300,
+]
 
 
 def _pickled(file: str) -> Callable[["Checkpoints"], Spoil]:
@@ -336,6 +353,49 @@ def _checkpoint(checkpoints: Checkpoints, at: Path, rng: random.Random) -> Attem
     return Attempt(name, rng.choice(readers))
 
 
+def _change(content: dict[str, Any], rng: random.Random) -> str:
+    """Spoil one field of a calibration, and return what was done."""
+    name = rng.choice(
+        ["probabilities", "calibration_temperature", "conformal_thresholds", "thresholds", "calibrated_logits"]
+    )
+    value: Any = rng.choice([*SHARES, *(word for _, word in OF_OURS), EVIL, "softmax", "posterior"])
+    if name == "thresholds":
+        name, value = "conformal_thresholds", rng.choice([{str(rng.choice(SHARES)): 0.5}, {"0.3": rng.choice(SHARES)}])
+    content[name] = value
+    return f"{name}={value!r}"
+
+
+def _calibration(checkpoints: Checkpoints, at: Path, rng: random.Random) -> Attempt:
+    """A calibrated checkpoint, ours or a stock one, whose calibration is odd, and a pipeline that answers with it."""
+    base = rng.choice(checkpoints.calibrated)
+    shutil.copytree(base, at)
+    ours = base.name == "calibrated_ours"
+    file = at / ("config.json" if ours and rng.random() < 0.8 else "calibration.json")
+    if rng.random() < 0.8:
+        content = json.loads(file.read_text())
+        what = _change(content, rng)
+        file.write_text(json.dumps(content))
+    else:
+        what = rng.choice(["pickle", "rubbish", "nothing", "deep", "pipe"])
+        file = at / "calibration.json"
+        file.unlink()
+        spoilt = {"rubbish": rng.randbytes(200), "nothing": b"", "deep": b'{"a":' * 50_000 + b"1" + b"}" * 50_000}
+        if what == "pipe":
+            os.mkfifo(file)
+        else:
+            file.write_bytes(spoilt.get(what) or pickle.dumps(Canary(checkpoints.world.canary)))
+
+    def read() -> None:
+        classify = classifier_pipeline(at)
+        scores = [answer["score"] for answer in classify("a good film", top_k=None)]
+        assert all(0 <= score <= 1 for score in scores), scores
+        assert abs(sum(scores) - 1) < 1e-3, scores
+        (answer,) = classifier_pipeline(at, abstain_at=0.3)("a good film")
+        assert 0 <= answer["score"] <= 1, answer
+
+    return Attempt(f"{base.name}: {file.name} with {what}", read)
+
+
 def _data(checkpoints: Checkpoints, at: Path, rng: random.Random) -> Attempt:
     medium = rng.choice(["text", "image", "image"])
     (at / "data").mkdir(parents=True)
@@ -376,7 +436,7 @@ def _saved(checkpoints: Checkpoints, at: Path, rng: random.Random) -> Attempt:
     return Attempt(f"{what} of {content[:12]!r}", readers[what])
 
 
-KINDS = (_checkpoint, _checkpoint, _data, _checkpoint, _saved)
+KINDS = (_checkpoint, _checkpoint, _data, _calibration, _saved)
 
 
 def attempts(checkpoints: Checkpoints, folder: Path, count: int, seed: int) -> Iterator[tuple[Attempt, Path]]:

@@ -15,6 +15,7 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
+from hf_vub import VUBForSequenceClassification
 from hf_vub.data.synthetic import reviews, word_tokenizer
 
 Named = dict[str, Callable[[], tuple[Any, bool | None]]]
@@ -39,6 +40,7 @@ class World:
         )
 
         self.root, self.bert, self.resnet = root, root / "bert", root / "resnet"
+        self.guide, self.ours = root / "guide", root / "ours"
         self.texts, self.images, self.canary = root / "texts", root / "images", root / "canary"
         rows = reviews(num_train=16, num_test=8)
         self.texts.mkdir(parents=True)
@@ -49,8 +51,11 @@ class World:
         torch.manual_seed(0)
         sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
         config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=24, num_labels=2, **sizes)
-        BertForSequenceClassification(config).save_pretrained(self.bert)
-        tokenizer.save_pretrained(self.bert)
+        for folder in (self.bert, self.guide):
+            BertForSequenceClassification(config).save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        VUBForSequenceClassification.from_pretrained(self.bert, objective="vub").save_pretrained(self.ours)
+        tokenizer.save_pretrained(self.ours)
         shape = {"embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1], "layer_type": "basic"}
         AutoModelForImageClassification.from_config(ResNetConfig(num_labels=2, **shape)).save_pretrained(self.resnet)
         size = {"do_center_crop": False, "size": {"height": 16, "width": 16}}
