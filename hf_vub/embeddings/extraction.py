@@ -6,7 +6,6 @@ name, so a stale cache cannot be read. :mod:`hf_vub.embeddings.cache` has the fi
 resumes after its last shard, and a flipped bit is noticed.
 """
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ..compute.contexts import frozen, placed
 from ..compute.kernels import FastKernels
@@ -27,7 +26,7 @@ from ..compute.memory import halving
 from ..compute.precision import compute_dtype
 from ..data.preprocessing import Example, ImageProcessor
 from ..data.streams import materialize
-from ..runs.digests import digest
+from ..runs.digests import backbone_digest, digest
 from ..runs.processes import processes
 from .cache import Features, UnfinishedFeatures, cache_lock
 from .inputs import ModelInputs
@@ -110,7 +109,7 @@ def extract(
     batch_tokens = _positive("batch_tokens", batch_tokens, 2048 if on_cpu else 65536)
     inputs = ModelInputs(model, dataset, processing_class, max_length, text_column, image_column, label_column)
     plan = {"batch_size": batch_size, "batch_tokens": batch_tokens, "dtype": str(arithmetic)}
-    key = digest(FORMAT, plan, _backbone_digest(model), inputs.digest())
+    key = digest(FORMAT, plan, backbone_digest(model), inputs.digest())
     path = Path(cache_dir) / f"{key}.safetensors"
     with cache_lock(path, state):
         unfinished = UnfinishedFeatures(path)
@@ -223,20 +222,3 @@ def _positive(name: str, value: int | None, default: int) -> int:
     if value is not None and value < 1:
         raise ValueError(f"{name} is {value}; it must be at least 1")
     return default if value is None else value
-
-
-def _backbone_digest(model: nn.Module) -> str:
-    """Return the sha256 of the backbone's kind, pooling, configuration and weights, whatever file they came from."""
-    backbone = getattr(model, "backbone", model)
-    config = getattr(model, "config", None)
-    pooling = getattr(config, "pooling", None)
-    config = getattr(config, "backbone_config", config)
-    content = hashlib.sha256(f"{type(model).__name__} {type(backbone).__name__} {pooling}".encode())
-    if isinstance(config, PretrainedConfig):
-        passing = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "id2label", "label2id")
-        content.update(digest({k: v for k, v in config.to_dict().items() if k not in passing}).encode())
-        content.update(str(getattr(config, "_attn_implementation", None)).encode())
-    for name, tensor in backbone.state_dict().items():
-        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return content.hexdigest()

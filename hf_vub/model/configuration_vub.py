@@ -28,7 +28,7 @@ class Objective(str, Enum):
     @classmethod
     def parse(cls, name: str) -> "Objective":
         """Return the objective called ``name``; raise ValueError with the names that exist."""
-        _check_choice("objective", name, [member.value for member in cls])
+        check_choice("objective", name, [member.value for member in cls])
         return cls(name)
 
 
@@ -121,7 +121,7 @@ class VUBConfig(PretrainedConfig):
         self.num_eval_samples = _integer("num_eval_samples", num_eval_samples, 0)
         self.freeze_backbone = _truth("freeze_backbone", freeze_backbone)
         self.encoder_relu = _truth("encoder_relu", encoder_relu)
-        _check_choice("pooling", pooling, POOLINGS)
+        check_choice("pooling", pooling, POOLINGS)
         self.pooling = pooling
         self.set_calibration(probabilities, calibration_temperature, conformal_thresholds)
         self.calibrated_logits = _truth("calibrated_logits", calibrated_logits)
@@ -150,7 +150,7 @@ class VUBConfig(PretrainedConfig):
             ValueError: for another kind of probabilities, a temperature below 1e-6, or a threshold or miscoverage
                 outside 0 to 1.
         """
-        _check_choice("probabilities", probabilities, PROBABILITIES)
+        check_choice("probabilities", probabilities, PROBABILITIES)
         temperature = _number("calibration_temperature", calibration_temperature)
         if temperature < _LEAST_TEMPERATURE:
             raise ValueError(f"calibration_temperature is {temperature}; it must be at least {_LEAST_TEMPERATURE}")
@@ -201,7 +201,8 @@ def refuse_misspelt(caller: str, names: Iterable[str]) -> None:
             raise TypeError(f"{caller} got the unexpected keyword {name!r}: did you mean {near[0]!r}?")
 
 
-def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise ValueError naming the choices where ``value`` is none of them."""
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
 

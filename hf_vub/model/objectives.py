@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .configuration_vub import PROBABILITIES, Objective
+from .configuration_vub import PROBABILITIES, Objective, check_choice
 from .information import at_least_float32, categorical_entropy, cross_entropy, gaussian_rate
 
 SOFTMAX_SHARE = 0.01
@@ -187,8 +187,7 @@ def class_log_probabilities(
     Raises:
         ValueError: for another kind of probabilities, or a temperature that is not a number above 0.
     """
-    if probabilities not in PROBABILITIES:
-        raise ValueError(f"probabilities is {probabilities!r}; it must be one of {', '.join(map(repr, PROBABILITIES))}")
+    check_choice("probabilities", probabilities, PROBABILITIES)
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature is {temperature}; it must be a finite number above 0")
     log_p = F.log_softmax(at_least_float32(logits), dim=-1)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 from datasets.fingerprint import Hasher
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 _ROWS = 8192
 """Rows that are read at once, so that memory-mapped tensors stay on disk."""
@@ -39,6 +40,24 @@ def weights_digest(model: nn.Module | None) -> str:
     content = hashlib.blake2b(digest_size=8)
     for name, tensor in ({} if model is None else model.state_dict()).items():
         content.update(name.encode())
+        for block in _blocks(tensor.detach()):
+            content.update(block)
+    return content.hexdigest()
+
+
+def backbone_digest(model: nn.Module) -> str:
+    """Return the sha256 of the backbone's kind, pooling, configuration and weights, whatever file they came from."""
+    backbone = getattr(model, "backbone", model)
+    config = getattr(model, "config", None)
+    pooling = getattr(config, "pooling", None)
+    config = getattr(config, "backbone_config", config)
+    content = hashlib.sha256(f"{type(model).__name__} {type(backbone).__name__} {pooling}".encode())
+    if isinstance(config, PretrainedConfig):
+        passing = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "id2label", "label2id")
+        content.update(digest({k: v for k, v in config.to_dict().items() if k not in passing}).encode())
+        content.update(str(getattr(config, "_attn_implementation", None)).encode())
+    for name, tensor in backbone.state_dict().items():
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         for block in _blocks(tensor.detach()):
             content.update(block)
     return content.hexdigest()
