@@ -4,13 +4,15 @@ import logging
 import math
 import re
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import TrainingArguments
 
 from ..data.noise import parse_noise
+from ..data.word_edits import parse_edits
+from ..model.configuration_vub import check_choice
 from .adversary import ADVERSARIES, adversary_of
 
 logger = logging.getLogger(__name__)
@@ -66,6 +68,11 @@ class VUBTrainingArguments(TrainingArguments):
             under ten PGD steps, as ``eval_robust_accuracy``; 0 for none.
         ema_decay: weight of the past in an exponential moving average of the weights, such as 0.999. Evaluations and
             checkpoints then hold the averaged weights.
+        perturb: random edits of the training texts, fresh in every epoch: "typos:0.15", "synonyms:0.2" or both with a
+            comma between them; the number is the share of words. ``train_dataset`` then holds texts (columns text and
+            label), and ``processing_class`` is the tokenizer.
+        consistency: weight of the symmetric KL divergence between the predictions for a text and for its edited copy.
+            With more than 0 the model trains on both; with 0 on the edited texts alone.
         smoothing: noise on every row, "delete:0.95" or "mask:0.7" on words, "gaussian:0.25" on pixels; for the base
             classifier of a smoothed one (docs/certify.md).
 
@@ -115,6 +122,12 @@ class VUBTrainingArguments(TrainingArguments):
     ema_decay: float | None = field(
         default=None, metadata={"help": "Average the weights over the steps with this decay, such as 0.999."}
     )
+    perturb: str | None = field(
+        default=None, metadata={"help": "Edit words of training texts at random: typos:P, synonyms:P or both."}
+    )
+    consistency: float = field(
+        default=0.0, metadata={"help": "Weight of the divergence between predictions for a text and its edited copy."}
+    )
     smoothing: str | None = field(
         default=None,
         metadata={"help": "Noise to train and test under, for certificates: delete:P, mask:P or gaussian:SIGMA."},
@@ -126,6 +139,12 @@ class VUBTrainingArguments(TrainingArguments):
         check_choice("lr_decay", self.lr_decay, LEARNING_RATE_DECAYS)
         if adversary_of(self) is not None and self.fp16:
             raise ValueError("fp16 is on, in which gradients of pixels vanish; train an adversary with bf16 or float32")
+        if self.perturb is not None:
+            parse_edits(self.perturb)
+            if self.smoothing is not None:
+                raise ValueError("perturb and smoothing are both set; train under one of them")
+        elif self.consistency:
+            raise ValueError(f"consistency is {self.consistency}, but perturb names no edits, such as 'typos:0.15'")
         if self.smoothing is not None:
             self.smoothing = str(parse_noise(self.smoothing))
         metric = (self.metric_for_best_model or "").removeprefix("eval_")
@@ -234,16 +253,10 @@ class DataArguments:
     )
 
 
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Raise ValueError for a value that is none of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
-
-
 _AT_LEAST_ZERO = (
     *("num_train_epochs", "learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "neftune_noise_alpha"),
     *("logging_steps", "eval_steps", "save_steps", "eval_delay", "save_total_limit", "dataloader_num_workers"),
-    *("trades_weight", "robust_eval_rows"),
+    *("trades_weight", "robust_eval_rows", "consistency"),
 )
 _AT_LEAST_ONE = (
     *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
@@ -251,7 +264,8 @@ _AT_LEAST_ONE = (
 )
 # Beyond these no training gives anything but numbers that are not finite, or ends.
 _AT_MOST = {"learning_rate": 100, "weight_decay": 100, "adam_epsilon": 1, "num_train_epochs": 1e6, "max_steps": 1e9}
-_AT_MOST |= {"neftune_noise_alpha": 1e4, "trades_weight": 1e4, "per_device_train_batch_size": 1e6}
+_AT_MOST |= {"neftune_noise_alpha": 1e4, "trades_weight": 1e4, "consistency": 1e4}
+_AT_MOST |= {"per_device_train_batch_size": 1e6}
 _AT_MOST |= {"per_device_eval_batch_size": 1e6, "gradient_accumulation_steps": 1e6}
 
 

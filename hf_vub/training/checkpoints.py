@@ -24,6 +24,7 @@ _DECISIVE = (
     *("dataloader_drop_last", "group_by_length", "train_sampling_strategy", "length_column_name", "ignore_data_skip"),
     *("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
     *("adversary", "epsilon", "adversary_steps", "adversary_norm", "trades_weight", "ema_decay"),
+    *("perturb", "consistency"),
 )
 _CONTENT = {
     "data_digest": "the data set has other rows",

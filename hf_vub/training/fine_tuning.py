@@ -58,6 +58,10 @@ def fine_tune(task: Task, model: ModelArguments, data: DataArguments, training: 
     started = time.monotonic()
     check_choice("task", task, tuple(TASKS))
     check_choice("objective", model.objective, (*(member.value for member in Objective), VANILLA))
+    if model.objective == VANILLA and (training.adversary or training.ema_decay is not None or training.consistency):
+        raise ValueError(
+            "objective is 'vanilla', whose trainer has no adversary, consistency or ema_decay: use objective 'ce'"
+        )
     choose_defaults(training, frozen=model.freeze_backbone)
     output = Path(str(training.output_dir))
     settings = {"task": task, **asdict(model), **asdict(data), **decisive_arguments(training)}
@@ -153,9 +157,7 @@ def _trainer(
     if vanilla:
         check_best_metric(training, classification_metrics([[0.0, 1.0]], [1]))
     frozen = model.freeze_backbone
-    rows, collator = prepare_rows(
-        task, network, processor, splits, data, frozen=frozen, seed=training.seed, smoothing=training.smoothing
-    )
+    rows, collator = prepare_rows(task, network, processor, splits, data, training, frozen=frozen)
     if vanilla and frozen:
         freeze_all_but_classifier(network)
     vars(network)["training_record"] = _record(splits, data.dataset, model)

@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
+from ..data.preprocessing import tokenize
 from ..model.modeling_vub import VUBOutput
-from .adversary import IMAGE_ADVERSARIES, PixelAdversary, adversary_of, divergence, has_collapsed
+from .adversary import IMAGE_ADVERSARIES, PixelAdversary, adversary_of, divergence, has_collapsed, symmetric_divergence
 from .arguments import VUBTrainingArguments
 from .embedding_adversary import EmbeddingAdversary
-from .rows import FeatureRows
+from .rows import FeatureRows, edited_rows
 from .safeguards import WatchedTrainer
 from .weight_averaging import WeightAverage, save_training_weights
 
@@ -28,10 +30,10 @@ _SHIFT = "embedding_shift"
 
 
 class RobustTrainer(WatchedTrainer):
-    """Train against the adversary of the arguments, watch its success, and average weights.
+    """Train against the adversary and the edits of the arguments, watch the adversary's success, and average weights.
 
     Raises:
-        ValueError: for an adversary of the other medium, or one that the data or the model cannot have.
+        ValueError: for an adversary of the other medium, or for edits or one that the data or the model cannot have.
     """
 
     args: VUBTrainingArguments
@@ -39,8 +41,26 @@ class RobustTrainer(WatchedTrainer):
     _pixels: PixelAdversary | None = None
     _texts: EmbeddingAdversary | None = None
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        *,
+        args: VUBTrainingArguments,
+        train_dataset: object = None,
+        eval_dataset: object = None,
+        processing_class: Any = None,
+        **kwargs: Any,
+    ):
+        if args.perturb is not None and train_dataset is not None:
+            train_dataset = edited_rows(train_dataset, processing_class, args)
+            if isinstance(eval_dataset, Dataset) and "text" in eval_dataset.column_names:
+                eval_dataset = tokenize(eval_dataset, processing_class).remove_columns("length")
+        super().__init__(
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            **kwargs,
+        )
         self.adversary = adversary_of(self.args)
         if self.adversary is not None:
             self._check_medium()
@@ -97,7 +117,11 @@ class RobustTrainer(WatchedTrainer):
         shift = inputs.pop(_SHIFT, None)
         if shift is not None:
             inputs["inputs_embeds"] = self.model.get_input_embeddings()(inputs.pop("input_ids")) + shift
-        return model(**inputs), 0.0
+        outputs = model(**inputs)
+        if self.args.perturb is None or self.args.consistency == 0:
+            return outputs, 0.0
+        clean, edited = outputs.logits.chunk(2)  # the order of EditedTexts
+        return outputs, self.args.consistency * symmetric_divergence(clean, edited).mean()
 
     def accumulate_gradients(
         self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | None = None

@@ -11,15 +11,16 @@ from huggingface_hub import constants
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import DataCollatorWithPadding, PreTrainedModel, default_data_collator
+from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase, default_data_collator
 
 from ..data.columns import find_column
 from ..data.noise import parse_noise
 from ..data.preprocessing import AugmentedImages, image_transform, tokenize
 from ..data.record import TrainingRecord, row_digests
+from ..data.word_edits import EditedTexts, parse_edits
 from ..embeddings.extraction import extract
 from ..model.loading import Task
-from .arguments import DataArguments
+from .arguments import DataArguments, VUBTrainingArguments
 from .frozen_stock import StockFeatures, without_classifier
 from .smoothing import noisy_rows, source_rows
 
@@ -82,9 +83,15 @@ def feature_rows(
 
 
 def prepare_rows(
-    task: Task, network: PreTrainedModel, processor: Any, splits: Mapping[str, datasets.Dataset], data: DataArguments,
-    *, frozen: bool, seed: int, smoothing: str | None = None,
-) -> tuple[Rows, Collator]:  # fmt: skip
+    task: Task,
+    network: PreTrainedModel,
+    processor: Any,
+    splits: Mapping[str, datasets.Dataset],
+    data: DataArguments,
+    training: VUBTrainingArguments,
+    *,
+    frozen: bool,
+) -> tuple[Rows, Collator]:
     """Return the rows of every split as the network takes them, and the collator of their batches.
 
     Args:
@@ -93,28 +100,50 @@ def prepare_rows(
         processor: its tokenizer or image processor.
         splits: with the columns of `load_splits`.
         data: how texts are cut and images augmented, and where features are cached.
-        frozen: give cached features, unless the rows are drawn anew in every epoch.
-        seed: of augmentation and noise.
-        smoothing: noise on every row.
+        training: noise, edits and adversary; its seed draws them.
+        frozen: give cached features, unless rows are drawn anew in every epoch or attacked.
     """
-    if frozen and not data.augment and smoothing is None:
+    changing = data.augment or training.smoothing or training.perturb or training.adversary
+    if frozen and not changing:
         return _cached_features(network, processor, splits, data), default_data_collator
     rows: dict[str, Any] = dict(splits)
-    if task == "text" and smoothing is None:
-        tokens = {name: tokenize(split, processor, data.max_length) for name, split in splits.items()}
-        return tokens, DataCollatorWithPadding(processor)
     if task == "image":
         plain = image_transform(processor)
         rows = {name: split.with_transform(plain) for name, split in splits.items()}
         if data.augment:
-            rows["train"] = AugmentedImages(splits["train"], processor, seed, flip=data.dataset != "digits")
-    if smoothing is not None:
-        noise, length = parse_noise(smoothing), data.max_length
+            rows["train"] = AugmentedImages(splits["train"], processor, training.seed, flip=data.dataset != "digits")
+    elif training.smoothing is None:
+        rows = {name: tokenize(split, processor, data.max_length) for name, split in splits.items()}
+        if training.perturb is not None:
+            rows["train"] = edited_rows(splits["train"], processor, training, data.max_length)
+    if training.smoothing is not None:
+        noise, length = parse_noise(training.smoothing), data.max_length
         rows = {
-            name: noisy_rows(split, noise, network, processor, max_length=length, seed=seed)
+            name: noisy_rows(split, noise, network, processor, max_length=length, seed=training.seed)
             for name, split in rows.items()
         }
     return rows, DataCollatorWithPadding(processor) if task == "text" else default_data_collator
+
+
+def edited_rows(
+    rows: object, tokenizer: Any, training: VUBTrainingArguments, max_length: int | None = None
+) -> EditedTexts:
+    """Return texts with the random edits of ``training.perturb``; rows that are so already stay as they are.
+
+    Raises:
+        ValueError: the rows are no texts with labels, or there is no tokenizer.
+    """
+    if isinstance(rows, EditedTexts):
+        return rows
+    if not isinstance(rows, datasets.Dataset) or not {"text", "label"} <= set(rows.column_names):
+        raise ValueError(
+            f"perturb {training.perturb} edits words, so train_dataset must be a datasets.Dataset with the columns "
+            "text and label"
+        )
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ValueError(f"perturb {training.perturb} edits words, so processing_class must be the model's tokenizer")
+    edits = parse_edits(training.perturb or "")
+    return EditedTexts(rows, tokenizer, edits, max_length=max_length, seed=training.seed, both=training.consistency > 0)
 
 
 def record_of(train: object, selected: object = None) -> TrainingRecord | None:

@@ -170,7 +170,9 @@ class WatchedTrainer(Trainer):
             loader.set_epoch(epoch)
         number = round((done - epoch) * len(loader)) + self._batches[1] - 1
         rows = [int(row) for row in next(islice(iter(sampler), number, None), [])]
-        repeated = loader.collate_fn([loader.dataset[row] for row in rows])["labels"] if rows else labels[:0]
+        data = loader.dataset
+        chosen = data.__getitems__(rows) if hasattr(data, "__getitems__") else [data[row] for row in rows]
+        repeated = loader.collate_fn(chosen)["labels"] if rows else labels[:0]
         return rows if torch.equal(torch.as_tensor(repeated).cpu(), labels.cpu()) else []
 
     def _last_good(self) -> str:

@@ -8,6 +8,7 @@ from torch import nn
 from ..data.noise import Noise
 from ..data.noisy_rows import NoisyImages, NoisyTexts, WordTokens
 from ..data.preprocessing import AugmentedImages
+from ..data.word_edits import EditedTexts
 from ..embeddings.pixels import PixelModel
 
 
@@ -44,7 +45,7 @@ def noisy_rows(
 
 
 def source_rows(rows: Any) -> Any:
-    """Return the rows under noise or augmentation, of which a record can be made."""
+    """Return the rows under noise, edits or augmentation, of which a record can be made."""
     if isinstance(rows, NoisyImages):
         rows = rows.rows
-    return rows.dataset if isinstance(rows, (NoisyTexts, AugmentedImages)) else rows
+    return rows.dataset if isinstance(rows, (NoisyTexts, EditedTexts, AugmentedImages)) else rows

@@ -1,0 +1,203 @@
+"""Random edits of words that people and attackers make: typos, and synonyms from WordNet; and rows of edited texts."""
+
+import functools
+import re
+import string
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from .preprocessing import clean_text, encode_texts, max_text_length
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_EXAMPLES = "'typos:0.15' or 'synonyms:0.2', or both with a comma between them"
+_WORD = re.compile(r"\S+")
+_LETTERS = string.ascii_letters
+
+
+@dataclass(frozen=True)
+class WordEdit:
+    """A random edit of words.
+
+    Attributes:
+        kind: "typos" (two neighbouring letters swapped, or one inserted, deleted or replaced, each as likely, as in
+            DeepWordBug: Gao et al. 2018) or "synonyms" (another word of the same WordNet synset, as in PWWS, for words
+            of four letters and more).
+        share: probability that a word is edited, above 0 and at most 1.
+
+    Raises:
+        ValueError: the kind is unknown, or the share out of range.
+    """
+
+    kind: str
+    share: float
+
+    def __post_init__(self) -> None:
+        if self.kind not in _EDITS:
+            raise ValueError(f"perturb has the kind {self.kind!r}; it must be {_EXAMPLES}")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"perturb {self.kind} has the share {self.share}; it must be above 0 and at most 1")
+
+
+def parse_edits(text: str) -> tuple[WordEdit, ...]:
+    """Return the edits that "kind:share" names, one or several with commas between them.
+
+    Raises:
+        ValueError: ``text`` names none, or synonyms where WordNet is not on this machine.
+
+    Example:
+        >>> parse_edits("typos:0.15")
+        (WordEdit(kind='typos', share=0.15),)
+    """
+    edits = []
+    for part in str(text).split(","):
+        kind, colon, share = part.strip().partition(":")
+        try:
+            value = float(share)
+        except ValueError:
+            value = float("nan")
+        if not colon or kind not in _EDITS or value != value:
+            raise ValueError(f"perturb is {text!r}; it must be {_EXAMPLES}")
+        edits.append(WordEdit(kind, value))
+    if any(edit.kind == "synonyms" for edit in edits):
+        synonyms("film")  # now, not in the middle of a training
+    return tuple(edits)
+
+
+def edit_text(text: str, edits: Sequence[WordEdit], generator: np.random.Generator) -> str:
+    """Return a text with some of its words edited; blanks stay as they are.
+
+    Args:
+        text: any text.
+        edits: applied to a word one after the other.
+        generator: state of the draws.
+
+    Example:
+        >>> edit_text("a fine film", [WordEdit("typos", 1.0)], np.random.default_rng(0))
+        'o faine flim'
+    """
+
+    def edited(match: re.Match[str]) -> str:
+        word = match[0]
+        for edit in edits:
+            if generator.random() < edit.share:
+                word = _EDITS[edit.kind](word, generator)
+        return word
+
+    return _WORD.sub(edited, text)
+
+
+def typo(word: str, generator: np.random.Generator) -> str:
+    """Return a word with one edit of a letter; a word without letters or digits stays as it is."""
+    places = [place for place, character in enumerate(word) if character.isalnum()]
+    if not places:
+        return word
+    pairs = [place for place in places if place + 1 in places and word[place] != word[place + 1]]
+    kinds = ["insert", "replace", *(["delete"] if len(places) > 1 else []), *(["swap"] if pairs else [])]
+    kind = kinds[generator.integers(len(kinds))]
+    letter = _LETTERS[generator.integers(len(_LETTERS))]
+    place = (pairs if kind == "swap" else places)[generator.integers(len(pairs if kind == "swap" else places))]
+    if kind == "swap":
+        return word[:place] + word[place + 1] + word[place] + word[place + 2 :]
+    if kind == "insert":
+        return word[: place + 1] + letter + word[place + 1 :]
+    return word[:place] + (letter if kind == "replace" else "") + word[place + 1 :]
+
+
+def synonym(word: str, generator: np.random.Generator) -> str:
+    """Return a synonym in place of a word, between its punctuation marks; short words stay, and those without one."""
+    core = word.strip(string.punctuation)
+    choices = synonyms(core.lower()) if len(core) > 3 else ()
+    if not choices:
+        return word
+    chosen = choices[generator.integers(len(choices))]
+    chosen = chosen.capitalize() if core[0].isupper() else chosen
+    return word.replace(core, chosen, 1)
+
+
+@functools.lru_cache(maxsize=2**17)
+def synonyms(word: str) -> tuple[str, ...]:
+    """Return the single words that share a WordNet synset with a word, sorted.
+
+    Raises:
+        ValueError: NLTK or its WordNet is not on this machine.
+    """
+    try:
+        from nltk.corpus import wordnet
+
+        lemmas = {str(name).lower() for synset in wordnet.synsets(word) for name in synset.lemma_names()}
+    except (ImportError, LookupError) as error:
+        raise ValueError(
+            "perturb='synonyms:...' needs NLTK's wordnet: pip install nltk, and python -m nltk.downloader wordnet"
+        ) from error
+    return tuple(sorted(lemma for lemma in lemmas if lemma.isalpha() and lemma != word))
+
+
+_EDITS: dict[str, Callable[[str, np.random.Generator], str]] = {"typos": typo, "synonyms": synonym}
+
+
+class EditedTexts(torch.utils.data.Dataset[dict[str, object]]):
+    """Texts with random edits, as tokens: a function of seed, epoch and row alone, as `AugmentedImages` is.
+
+    `VUBTrainer` calls `set_epoch`, so that every epoch has fresh edits; without it the edits stay the same.
+
+    Args:
+        dataset: columns text, text_pair (if texts are pairs) and label.
+        tokenizer: of the model.
+        edits: of the words.
+        max_length: tokens that a text is cut to; by default the tokenizer's limit.
+        seed: of all random choices.
+        both: a batch holds every text twice, first all of them as they are and then all edited.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        tokenizer: "PreTrainedTokenizerBase",
+        edits: Sequence[WordEdit],
+        *,
+        max_length: int | None = None,
+        seed: int = 0,
+        both: bool = False,
+    ) -> None:
+        self.dataset, self.tokenizer, self.edits = dataset.with_format(None), tokenizer, edits
+        self.max_length = max_text_length(tokenizer, wanted=max_length)
+        self.seed, self.both = seed, both
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the edits of this epoch (from 0), in worker processes too."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, row: int) -> dict[str, object]:
+        return self.__getitems__([row])[-1]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, object]]:
+        """Return several rows, tokenised together; PyTorch's loader asks for them this way."""
+        numbers = [range(len(self))[row] for row in rows]
+        batch = self.dataset[numbers]
+        columns = [batch[name] for name in ("text", "text_pair") if name in batch]
+        edited: list[list[str]] = [[] for _ in columns]
+        for place, row in enumerate(numbers):
+            generator = np.random.default_rng([self.seed, int(self._epoch), row])
+            for texts, column in zip(edited, columns, strict=True):
+                texts.append(edit_text(clean_text(column[place]), self.edits, generator))
+        found = self._tokens(columns, batch["label"]) if self.both else []
+        return found + self._tokens(edited, batch["label"])
+
+    def _tokens(self, columns: Sequence[Sequence[str]], labels: Sequence[int]) -> list[dict[str, object]]:
+        pairs = columns[1] if len(columns) > 1 else None
+        encoded = encode_texts(self.tokenizer, columns[0], self.max_length, pairs=pairs)
+        return [
+            {**{name: values[row] for name, values in encoded.items()}, "labels": int(label)}
+            for row, label in enumerate(labels)
+        ]
