@@ -32,7 +32,8 @@ class Arguments:
     runs: int = field(default=10, metadata={"help": "Seeds per setting."})
     epochs: int = field(default=20, metadata={"help": "Epochs of the heads."})
     batch_size: int = field(default=32, metadata={"help": "Batch size of the heads."})
-    learning_rate: float = field(default=3e-4, metadata={"help": "Learning rate of the heads in the first epoch."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of the heads in the first epoch."})
+    validation: float = field(default=0.1, metadata={"help": "Share of the training rows left out."})
     max_train: int | None = field(default=None, metadata={"help": "Most training rows (all)."})
     max_test: int | None = field(default=None, metadata={"help": "Most test rows (all)."})
     unfamiliar: list[str] = field(

@@ -36,10 +36,12 @@ class Suggestion:
     Attributes:
         result: the chosen setting and the frontier, ready to be saved as JSON.
         heads: of the chosen setting, the lowest validation NLL first.
+        trained: every head of the grid.
     """
 
     result: SuggestionResult
     heads: tuple[SweepResult, ...]
+    trained: tuple[SweepResult, ...]
 
     def export(
         self,
@@ -192,7 +194,7 @@ def _best(
         frontier=frontier,
         seconds=time.monotonic() - started,
     )
-    return Suggestion(result, tuple(each.trained for each in ranked))
+    return Suggestion(result, tuple(each.trained for each in ranked), tuple(trained))
 
 
 def _grid(objectives: Sequence[str], betas: Sequence[float], entropy_weights: Sequence[float]) -> list[HeadRun]:

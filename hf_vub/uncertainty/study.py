@@ -50,7 +50,7 @@ CONFIDENCE_RUNS = 3
 MISCOVERAGE = (0.05, 0.1)
 ECE_MARGIN = 0.01
 COVERAGE_MARGIN = 0.01
-FAMILIAR_ROWS = 2000
+FAMILIAR_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class StudySettings:
         entropy_weight: weight of VUB's min term.
         runs: seeds per setting.
         epochs, batch_size, learning_rate: of the heads.
+        validation: share of the training rows left out, so that the heads train on the rows that other commands use.
         max_train, max_test: rows used, drawn by class; None for all.
         unfamiliar: names or paths of further data sets of another origin.
     """
@@ -83,7 +84,8 @@ class StudySettings:
     runs: int = 10
     epochs: int = 20
     batch_size: int = 32
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
+    validation: float = 0.1
     max_train: int | None = None
     max_test: int | None = None
     unfamiliar: tuple[str, ...] = ()
@@ -124,8 +126,13 @@ def calibration_study(settings: StudySettings) -> CalibrationStudy:
     """
     started = time.monotonic()
     splits = load_splits(
-        settings.dataset, medium=settings.task, max_train=settings.max_train, max_test=settings.max_test
+        settings.dataset,
+        medium=settings.task,
+        max_train=settings.max_train,
+        max_test=settings.max_test,
+        validation=settings.validation,
     )
+    splits.pop("validation", None)
     names = label_names(splits)
     rows = _embed(settings, splits, len(names))
     stock = _stock_classifier(settings, names)
