@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Image
@@ -42,7 +41,7 @@ class SampleOptions:
         ValueError: an argument is out of range.
     """
 
-    dataset: Any
+    dataset: object
     num_examples: int | None
     how: str = "stratified"
     seed: int = 0
@@ -116,7 +115,7 @@ class Sample:
         """Return how many rows a checkpoint was trained or selected on; None where it has no record of them."""
         return None if record is None else int(np.sum(record.seen(self.dataset.select(self.rows))))
 
-    def digest(self, *content: Any) -> str:
+    def digest(self, *content: object) -> str:
         """Return a digest of the rows, their labels and further content, which identifies the sample of a run."""
         return examples_digest(self.rows, *content, self.labels)
 

@@ -170,18 +170,18 @@ class VUBPreTrainedModel(PreTrainedModel):
         content = config.to_dict() if isinstance(config, PretrainedConfig) else read_config(config or path, **kwargs)
         with clear_errors(path):
             if content.get("model_type") == VUBConfig.model_type:
-                model, info = cls._load_ours(path, content, *args, **kwargs)
+                model, info = cls._load_ours(path, content, kwargs, *args)
             else:
                 options = {name: kwargs.pop(name) for name in config_fields() if name in kwargs}
                 # Impossible options are found before a large checkpoint is read.
                 VUBConfig(**{"problem_type": content.get("problem_type"), **options})
                 require_task(cls._stock_class, content.get("model_type"), path)
-                model, info = cls._wrap_stock(path, content, options, *args, **kwargs)
+                model, info = cls._wrap_stock(path, content, options, kwargs, *args)
         model._freeze_and_align()
         return (model, info) if output_loading_info else model
 
     @classmethod
-    def _load_ours(cls: type[T], path: Name, content: Options, *args: object, **kwargs: Any) -> tuple[T, Options]:
+    def _load_ours(cls: type[T], path: Name, content: Options, kwargs: Options, *args: object) -> tuple[T, Options]:
         """Load a VUB checkpoint; return it with the loading report."""
         asked, saved = kwargs.pop("pooling", "auto"), content.get("pooling", "stock")
         if asked not in ("auto", saved):
@@ -205,7 +205,7 @@ class VUBPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def _wrap_stock(
-        cls: type[T], path: Name, content: Options, options: Options, *args: object, **kwargs: Any
+        cls: type[T], path: Name, content: Options, options: Options, kwargs: Options, *args: object
     ) -> tuple[T, Options]:
         """Load a stock checkpoint into a new model; return it with the loading report."""
         if options.get("pooling", "auto") == "auto":
@@ -281,7 +281,7 @@ class VUBPreTrainedModel(PreTrainedModel):
         """Replace the backbone's input embeddings."""
         self.backbone.set_input_embeddings(value)
 
-    def push_to_hub(self, repo_id: str, *args: Any, **kwargs: Any) -> str:  # type: ignore[override]
+    def push_to_hub(self, repo_id: str, *args: object, **kwargs: object) -> str:  # type: ignore[override]
         """Push weights, configuration and code to the Hub, in one commit."""
         if not args and "use_temp_dir" in inspect.signature(PushToHubMixin.push_to_hub).parameters:
             # transformers 4 would save into a local folder of that name, and push only the changes in it.
@@ -293,7 +293,7 @@ class VUBPreTrainedModel(PreTrainedModel):
         if not self.config.freeze_backbone:
             self.backbone._set_gradient_checkpointing(*args, **kwargs)
 
-    def features(self, **inputs: Any) -> Tensor:
+    def features(self, **inputs: object) -> Tensor:
         """Return the input of the head, shape (batch, feature_size).
 
         These are the inputs of the stock model's last linear layer, or the pooled token states
@@ -402,7 +402,7 @@ class VUBForSequenceClassification(VUBPreTrainedModel):
         labels: Tensor | None = None,
         num_samples: int | None = None,
         return_dict: bool | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> VUBOutput | tuple[Any, ...]:
         """Classify token sequences.
 
@@ -447,7 +447,7 @@ class VUBForImageClassification(VUBPreTrainedModel):
         labels: Tensor | None = None,
         num_samples: int | None = None,
         return_dict: bool | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> VUBOutput | tuple[Any, ...]:
         """Classify images: ``pixel_values`` are normalised, of shape (batch, channels, height, width).
 
