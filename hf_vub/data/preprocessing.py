@@ -14,7 +14,6 @@ from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from PIL.Image import Image
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -296,7 +295,7 @@ class AugmentedImages(EpochRows):
             return F.hflip(image) if self.flip and torch.rand(()) < 0.5 else image
 
 
-def to_rgb(image: "Image | NDArray[np.uint8]") -> "Image":
+def to_rgb(image: object) -> "Image":
     """Return any PIL image (or array of bytes) as upright 8-bit RGB: EXIF rotation applied, 16-bit and floats scaled.
 
     Alpha is dropped, and of an animation the current frame is taken. Sides under 4 px are stretched to 4: with fewer,

@@ -4,7 +4,7 @@ import inspect
 import io
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from ..compute.memory import halving
 from ..compute.predictor import parse_noise
-from ..data.preprocessing import disable_ghostscript, to_rgb
+from ..data.preprocessing import ImageProcessor, disable_ghostscript, to_rgb
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class PixelModel(nn.Module):
@@ -41,7 +44,7 @@ class PixelModel(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: nn.Module, processor: Any = None, noise: str = "mean"):
+    def __init__(self, model: nn.Module, processor: ImageProcessor | None = None, noise: str = "mean"):
         super().__init__()
         self.model = model
         self.processor = processor
@@ -68,6 +71,18 @@ class PixelModel(nn.Module):
         """True if two forward passes of the same pixels may differ."""
         return self.num_draws > 0
 
+    @property
+    def has_features(self) -> bool:
+        """True for a model with a head on features, as all of ours are."""
+        features = getattr(self.model, "features", None)
+        return hasattr(self.model, "head") and callable(features) and not isinstance(features, nn.Module)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Return what the head sees (batch, size) of pixels (batch, channels, height, width) in [0, 1]."""
+        model: Any = self.model
+        features: Tensor = model.features(pixel_values=self._inputs(pixels))
+        return features
+
     def forward(self, pixels: Tensor) -> Tensor:
         """Return logits (batch, classes) in float32 of pixels (batch, channels, height, width) in [0, 1]."""
         inputs = self._inputs(pixels)
@@ -90,14 +105,14 @@ class PixelModel(nn.Module):
     @torch.no_grad()
     def redraw(self, pixels: Tensor, times: int) -> Tensor:
         """Return the classes (times, batch) of fresh draws of the declared predictor; the backbone runs once."""
-        if not (hasattr(self.model, "features") and hasattr(self.model, "head")):
+        if not self.has_features:
             return torch.stack([self.predict(pixels) for _ in range(times)])
         model: Any = self.model
-        features = model.features(pixel_values=self._inputs(pixels))
+        features = self.features(pixels)
         draws = [model.head(features, num_samples=self.num_draws).logits.float() for _ in range(times)]
         return torch.stack([_decide(logits) for logits in draws])
 
-    def read(self, image: Any) -> Tensor:
+    def read(self, image: object) -> Tensor:
         """Return pixels (channels, height, width) in [0, 1] on the CPU, resized and cropped by the model's processor.
 
         Args:
@@ -125,17 +140,18 @@ class PixelModel(nn.Module):
     def _inputs(self, pixels: Tensor) -> Tensor:
         return ((pixels - self.mean) / self.std).to(self.dtype)
 
-    def _process(self, picture: Any) -> Tensor:
-        values: Tensor = torch.as_tensor(self.processor(picture, return_tensors="pt")["pixel_values"][0]).float()
-        return values
+    def _process(self, picture: "Image") -> Tensor:
+        assert self.processor is not None
+        return torch.as_tensor(self.processor(picture, return_tensors="pt")["pixel_values"][0]).float()
 
     def _colours(self) -> tuple[Tensor, Tensor]:
         """Return the mean and standard deviation per channel by which the processor normalises [0, 1] pixels."""
-        from PIL import Image
+        from PIL import Image as PillowImage
 
         mode = "L" if self.channels == 1 else "RGB"
         black, grey, white = (
-            self._process(Image.new(mode, (64, 64), "#" + 3 * f"{value:02x}")).flatten(1) for value in (0, 51, 255)
+            self._process(PillowImage.new(mode, (64, 64), "#" + 3 * f"{value:02x}")).flatten(1)
+            for value in (0, 51, 255)
         )
         scale = (white - black).mean(dim=1)
         affine = torch.allclose(grey, black + 0.2 * (white - black), atol=1e-3 * float(scale.abs().max()))
@@ -151,7 +167,7 @@ def _decide(logits: Tensor) -> Tensor:
     return torch.where(finite, logits.nan_to_num().argmax(dim=-1), -1)
 
 
-def _from_array(image: Any) -> Tensor:
+def _from_array(image: object) -> Tensor:
     try:
         values = torch.as_tensor(np.asarray(image) if not isinstance(image, Tensor) else image)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -164,19 +180,19 @@ def _from_array(image: Any) -> Tensor:
     return pixels
 
 
-def _open(image: Any, mode: str) -> Any:
+def _open(image: object, mode: str) -> "Image":
     """Return an upright PIL image in ``mode``, or raise ValueError with the reason why there is none."""
     try:
-        from PIL import Image
+        from PIL import Image as PillowImage
     except ImportError as error:
         raise ImportError('reading images needs pillow: pip install "hf_vub[vision]"') from error
     disable_ghostscript()
     try:
         if isinstance(image, dict):
             content = image.get("bytes")
-            image = Image.open(io.BytesIO(content) if content is not None else os.fspath(image["path"]))
+            image = PillowImage.open(io.BytesIO(content) if content is not None else os.fspath(image["path"]))
         elif isinstance(image, (str, Path)):
-            image = Image.open(image)
+            image = PillowImage.open(image)
         return to_rgb(image).convert(mode)
     except Exception as error:
         # Decoders raise dozens of types on rubbish; each is a reason to skip one image, not to stop.

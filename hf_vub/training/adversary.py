@@ -119,10 +119,10 @@ class PixelAdversary:
     """
 
     def __init__(self, adversary: Adversary, model: nn.Module, processor: object):
-        if processor is None:
+        if not callable(processor):
             raise ValueError(
-                f"adversary is {adversary.kind!r} but processing_class is None; give the model's image processor, "
-                "through whose normalisation pixels in [0, 1] are perturbed"
+                f"adversary is {adversary.kind!r} but processing_class is {processor!r}; give the model's image "
+                "processor, through whose normalisation pixels in [0, 1] are perturbed"
             )
         self.adversary, self.model = adversary, model
         self._classifier = PixelModel(model, processor)
