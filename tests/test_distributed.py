@@ -87,6 +87,15 @@ def test_two_processes_attack_images_to_the_bits_of_one(one_and_two):
     assert (two / "images.safetensors").read_bytes() == (one / "images.safetensors").read_bytes()
 
 
+def test_two_processes_certify_texts_to_the_votes_of_one(one_and_two):
+    one, two = (folder / "certify-texts" for folder in one_and_two)
+    votes = [[(each["index"], each["votes"], each["radius"]) for each in read_records(run / "records.jsonl")]
+             for run in (one, two)]  # fmt: skip
+    assert votes[0] == votes[1]
+    assert len(votes[0]) == 7
+    assert read_json(one / "result.json")["curve"] == read_json(two / "result.json")["curve"]
+
+
 @pytest.mark.skipif(find_spec("textattack") is None, reason="text attacks are an optional extra")
 def test_two_processes_attack_texts_to_the_bits_of_one(one_and_two):
     one, two = (folder / "attack-texts" for folder in one_and_two)

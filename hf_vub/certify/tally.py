@@ -9,19 +9,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta, binom
+from scipy.stats import betabinom
 
 from .radii import lower_bound
 
-_GIVE_UP = 1e-3
-"""Probability of a certificate, under the vote's upper bound at this level, below which an example is given up."""
+_GIVE_UP = 0.01
+"""Predictive probability of a certificate, from the votes so far, below which an example is given up."""
 
 
 @dataclass
 class Tally:
     """The votes of one smoothed classifier on one example.
 
-    An example is given up, and abstained on, where the votes so far leave a certificate less than a chance of 0.1 %.
+    An example is given up, and abstained on, where the votes so far leave a certificate less than a chance of 1 %.
     Abstaining is never wrong, so that no rule of giving up raises the chance of a wrong certificate above ``alpha``.
 
     Attributes:
@@ -72,9 +72,8 @@ class Tally:
         if self.complete or self.first.sum() < self.n0:
             return self.complete
         draws, votes = int(self.second.sum()), self._votes
-        upper = 1.0 if votes == draws else float(beta.ppf(1 - _GIVE_UP, votes + 1, draws - votes))
         missing = votes_needed(self.n, self.alpha) - votes
-        return bool(binom.sf(missing - 1, self.n - draws, upper) < _GIVE_UP)
+        return bool(betabinom.sf(missing - 1, self.n - draws, votes + 1, draws - votes + 1) < _GIVE_UP)
 
     @property
     def p_lower(self) -> float:

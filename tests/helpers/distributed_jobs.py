@@ -127,11 +127,28 @@ def attack_texts(folder):
     )  # fmt: skip
 
 
+def certify_texts(folder):
+    """Certificates, whose noise depends on the row alone."""
+    from hf_vub.certify import certify
+
+    certify(
+        folder / "texts-model", str(folder / "test.parquet"), "delete:0.8", n0=10, n=40, alpha=0.05, num_examples=7,
+        progress=False, output_dir=folder / "certify-texts",
+    )  # fmt: skip
+
+
 def main(folder):
     """All of them; text attacks where there is TextAttack."""
     for objective in ("vib", "vub"):
         train(folder, objective)
-    for job in (shard, sweep, embed, attack_pictures, *([attack_texts] if find_spec("textattack") else [])):
+    for job in (
+        shard,
+        sweep,
+        embed,
+        attack_pictures,
+        certify_texts,
+        *([attack_texts] if find_spec("textattack") else []),
+    ):
         set_seed(0)
         job(folder)
 
