@@ -1,5 +1,6 @@
 """Adversarial training: where standard training fails, its arithmetic, its guard and its checkpoints."""
 
+import json
 import logging
 import math
 
@@ -7,12 +8,14 @@ import pytest
 import torch
 from datasets import Dataset
 from torch import nn
+from transformers import BitImageProcessor, ResNetForImageClassification
 
 from helpers.models import build_model
 from helpers.robust_toy import EPSILON, MEAN, STD, TwoFeatures, processor
 from helpers.training import Features, Tokens, arguments, pad, trainer
 from hf_vub import VUBTrainer
-from hf_vub.training import feature_rows
+from hf_vub.runs.schema import read_result
+from hf_vub.training import DataArguments, ModelArguments, feature_rows, fine_tune
 from hf_vub.training.adversary import Adversary, PixelAdversary, adversary_of, has_collapsed, symmetric_divergence
 from hf_vub.training.embedding_adversary import EmbeddingAdversary
 
@@ -320,3 +323,53 @@ def test_the_symmetric_divergence_is_that_of_the_formula():
     p, q = first.softmax(-1), second.softmax(-1)
     expected = (((p * (p / q).log()).sum(-1)) + ((q * (q / p).log()).sum(-1))) / 2
     torch.testing.assert_close(symmetric_divergence(first, second), expected)
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory):
+    """A folder with a tiny stock image classifier and its processor."""
+    folder = tmp_path_factory.mktemp("resnet")
+    backbone = build_model("resnet", num_labels=10).config.backbone_config
+    ResNetForImageClassification(backbone).save_pretrained(folder)
+    BitImageProcessor(do_center_crop=False, size={"height": 16, "width": 16}).save_pretrained(folder)
+    return folder
+
+
+def fine_tuned(folder, resnet, **options):
+    model = ModelArguments(str(resnet), options.pop("objective", "vub"), freeze_backbone=options.pop("freeze", False))
+    options = {"adversary": "fgsm_rs", "epsilon": "16/255", "robust_eval_rows": 20, **options}
+    options = {"num_train_epochs": 1, "per_device_train_batch_size": 16, **options}
+    return fine_tune("image", model, DataArguments("digits", max_train=60, max_test=40), arguments(folder, **options))
+
+
+def test_the_script_says_what_it_trained_against(tmp_path, resnet):
+    result = fine_tuned(tmp_path / "run", resnet, ema_decay=0.9, eval_strategy="epoch")
+    assert read_result(tmp_path / "run" / "result.json") == result
+    fields = (result.adversary, result.adversary_steps, result.adversary_norm, result.ema_decay, result.trades_weight)
+    assert fields == ("fgsm_rs", 1, "linf", 0.9, None)
+    assert result.epsilon == pytest.approx(16 / 255)
+    assert 0 <= result.metrics["robust_accuracy"] <= 1
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "Trained against" in card
+    assert "Accuracy under ten PGD steps" in card
+    lines = [json.loads(line) for line in (tmp_path / "run" / "information_plane.jsonl").read_text().splitlines()]
+    assert lines[-1]["held_out"] is not None
+
+
+def test_a_frozen_backbone_is_trained_on_attacked_images(tmp_path, resnet):
+    """Features cannot be cached then: the images go through the backbone in every step."""
+    result = fine_tuned(tmp_path / "run", resnet, freeze=True)
+    assert result.adversary == "fgsm_rs"
+    assert not list(tmp_path.rglob("*.features"))
+
+
+def test_a_run_against_another_adversary_does_not_go_on(tmp_path, resnet):
+    fine_tuned(tmp_path / "run", resnet, save_strategy="epoch")
+    with pytest.raises(ValueError, match="holds checkpoints of a run with epsilon='16/255', and this one has '4/255'"):
+        fine_tuned(tmp_path / "run", resnet, save_strategy="epoch", epsilon="4/255")
+
+
+def test_the_stock_trainer_has_no_adversary(tmp_path, resnet):
+    with pytest.raises(ValueError, match="objective is 'vanilla', whose trainer has no adversary"):
+        fine_tuned(tmp_path / "run", resnet, objective="vanilla")
+    assert not (tmp_path / "run").exists()

@@ -35,6 +35,7 @@ class Metric(NamedTuple):
 
 METRICS = (
     Metric("accuracy", "Accuracy", True, "share of rows classified correctly"),
+    Metric("robust_accuracy", "Accuracy under ten PGD steps", True, "of some rows, with the radius trained against"),
     Metric("nll", "Negative log-likelihood", False, "nats, through the mean of the posterior"),
     Metric("brier", "Brier score", False, "0 to 2"),
     Metric("ece", "Expected calibration error", False, "15 bins of equal width"),

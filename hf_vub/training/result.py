@@ -5,9 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transformers import TrainingArguments
+
 from ..reports.model_cards import refresh_model_card
 from ..runs.provenance import provenance
 from ..runs.schema import TrainResult, split_metrics
+from .adversary import adversary_of
+from .arguments import VUBTrainingArguments
 
 if TYPE_CHECKING:
     from .safeguards import WatchedTrainer
@@ -49,8 +53,25 @@ def training_result(
         precision="bfloat16, mixed" if args.bf16 else "float16, mixed" if args.fp16 else "float32",
         beta_schedule=getattr(args, "beta_schedule", None) if bottleneck else None,
         smoothing=getattr(args, "smoothing", None),
+        perturb=getattr(args, "perturb", None),
+        consistency=getattr(args, "consistency", None) or None,
+        ema_decay=getattr(args, "ema_decay", None) if bottleneck else None,
+        **_adversary_fields(args),
         has_training_record=getattr(trainer.model, "training_record", None) is not None,
     )
+
+
+def _adversary_fields(args: TrainingArguments) -> dict[str, Any]:
+    """Return what the result says of the adversary that was trained against; nothing without one."""
+    if not isinstance(args, VUBTrainingArguments) or (adversary := adversary_of(args)) is None:
+        return {}
+    return {
+        "adversary": adversary.kind,
+        "epsilon": adversary.epsilon,
+        "adversary_steps": adversary.steps,
+        "adversary_norm": adversary.norm,
+        "trades_weight": args.trades_weight if adversary.kind == "trades" else None,
+    }
 
 
 def plain_metrics(logged: Mapping[str, object], prefix: str) -> dict[str, object]:

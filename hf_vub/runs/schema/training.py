@@ -67,6 +67,20 @@ class TrainResult(Result):
     max_grad_norm: float | None = None
     precision: str | None = None
     beta_schedule: str | None = nullable()
+    adversary: str | None = None
+    """ "fgsm_rs", "pgd", "trades" or "freelb"; None for a training on clean inputs."""
+    epsilon: float | None = None
+    """Radius of the adversary: of pixels in [0, 1], or of a text's embeddings."""
+    adversary_steps: int | None = None
+    adversary_norm: str | None = None
+    """ "linf" or "l2"."""
+    trades_weight: float | None = None
+    ema_decay: float | None = None
+    """Decay of the average that the weights are; None for the weights of the last step."""
+    perturb: str | None = None
+    """Random edits of the training texts, such as "typos:0.15"."""
+    consistency: float | None = None
+    """Weight of the symmetric KL between predictions for a text and for its edited copy."""
     smoothing: str | None = None
     """Noise on every row of training and test, such as "delete:0.95"."""
     metrics: Metrics
