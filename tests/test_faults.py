@@ -1,6 +1,6 @@
 """Killed, stopped and started again: real scripts end as if nothing had happened.
 
-The default run kills a few jobs a few times. The full form, 63 kills of nine jobs, prints a table:
+The default run kills a few jobs a few times. The full form, 77 kills of eleven jobs, prints a table:
 ``pytest -m slow tests/test_faults.py``.
 """
 
@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForImageClassification, BertConfig, BertForSequenceClassification, ResNetConfig
 
 from helpers import killing
+from hf_vub import VUBForSequenceClassification
 from hf_vub.data.synthetic import reviews, word_tokenizer
 from hf_vub.runs.files import lock_folder, read_json, read_records
 
@@ -28,7 +29,7 @@ TIMES = ("seconds", "commit", "versions")
 @pytest.fixture(scope="session")
 def scripts():
     """What starts scripts without their imports."""
-    return killing.server("helpers.textattack_loaded", "hf_vub.attacks.text.attack")
+    return killing.server("helpers.textattack_loaded", "hf_vub.attacks.text.attack", "hf_vub.uncertainty.calibration")
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +46,11 @@ def models(tmp_path_factory):
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, num_labels=2, **sizes)
-    BertForSequenceClassification(config).save_pretrained(folder / "bert")
-    tokenizer.save_pretrained(folder / "bert")
+    for name in ("bert", "guide"):
+        BertForSequenceClassification(config).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    VUBForSequenceClassification.from_pretrained(folder / "bert").save_pretrained(folder / "vub")
+    tokenizer.save_pretrained(folder / "vub")
     sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
     AutoModelForImageClassification.from_config(ResNetConfig(num_labels=10, **sizes)).save_pretrained(folder / "resnet")
     size = {"do_center_crop": False, "size": {"height": 32, "width": 32}}
@@ -86,6 +90,11 @@ def command(job, models):
             *("--steps", "5", *output),
         ],
         "attack_text": ["attack_text.py", *texts, "--num_examples", "30", *output],
+        "guided": [
+            *("attack_text.py", *texts, "--guide", str(models / "guide"), "--search", "both", "--num_examples", "8"),
+            *output,
+        ],
+        "calibrate": ["calibrate.py", "--model", "out", *texts[2:], "--split", "train", "--refit"],
         "reproduce": [
             *("reproduce.py", "cifar10", *pictures, *grid, "--max_train", "300", "--attacks", "fgs", *output),
             *("--stress", "none"),
@@ -99,7 +108,7 @@ def outcome(folder):
     found = {}
     for path in sorted((folder / "out").rglob("*")):
         name = str(path.relative_to(folder / "out"))
-        if path.name in ("result.json", "results.json", "report_card.json", "run.json", "settings.json"):
+        if path.suffix == ".json" and not path.name.startswith(("tokenizer", "special_tokens")):
             found[name] = without_times(read_json(path))
         elif path.suffix == ".jsonl":
             found[name] = [without_times(record) for record in read_records(path)]
@@ -112,29 +121,36 @@ def without_times(value):
     return {name: item for name, item in value.items() if name not in TIMES}
 
 
+def runs_of(job, scripts, models, folder):
+    """Return the starts of a job in a new folder; a calibration is written into the folder of its model."""
+    if job == "calibrate":
+        shutil.copytree(models / "vub", folder / "out")
+    return killing.Runs(scripts, command(job, models), folder)
+
+
 KILLS = 7
 JOBS = [
     *("train", "train_image", "train_image_workers", "embed", "attack_image", "attack_text", "report_card"),
-    *("reproduce", "compare"),
+    *("reproduce", "compare", "guided", "calibrate"),
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("job", JOBS)
 def test_killed_again_and_again_it_ends_as_an_undisturbed_run(job, scripts, models, tmp_path, capsys):
-    if job == "attack_text":
+    if job in ("attack_text", "guided"):
         pytest.importorskip("textattack")
-    whole = killing.Runs(scripts, command(job, models), tmp_path / "whole")
+    whole = runs_of(job, scripts, models, tmp_path / "whole")
     whole.finish()
     shutil.rmtree(tmp_path / "whole")
-    whole = killing.Runs(scripts, command(job, models), tmp_path / "whole")
+    whole = runs_of(job, scripts, models, tmp_path / "whole")
     seconds, changes = whole.finish(), whole.changes()
     expected = outcome(tmp_path / "whole")
     rng = random.Random(0)
     total = Counter()
     rounds = 0
     while total.total() < KILLS:
-        runs = killing.Runs(scripts, command(job, models), tmp_path / f"killed{rounds}")
+        runs = runs_of(job, scripts, models, tmp_path / f"killed{rounds}")
         total.update(runs.harass(KILLS - total.total(), seconds, changes, rng))
         runs.finish()
         assert outcome(runs.folder) == expected
@@ -165,12 +181,14 @@ def test_killed_at_random_and_stopped_once_a_training_ends_as_if_it_had_not_been
     assert outcome(runs.folder) == outcome(whole.folder)
 
 
-@pytest.mark.parametrize("job", ["train_image_workers", "report_card"])
+@pytest.mark.parametrize("job", ["train_image_workers", "report_card", "guided", "calibrate"])
 def test_killed_twice_it_ends_as_if_it_had_not_been(job, scripts, models, tmp_path):
-    """The short form for images: two kills at changes of files, the second one early."""
-    whole = killing.Runs(scripts, command(job, models), tmp_path / "whole")
+    """The short form for other jobs: two kills at changes of files, the second one early."""
+    if job == "guided":
+        pytest.importorskip("textattack")
+    whole = runs_of(job, scripts, models, tmp_path / "whole")
     whole.finish()
-    runs = killing.Runs(scripts, command(job, models), tmp_path / "killed")
+    runs = runs_of(job, scripts, models, tmp_path / "killed")
     for share in (0.6, 0.3):
         process = runs.start(die_at=max(1, int(share * whole.changes())))
         process.join(killing.PATIENCE)
