@@ -7,10 +7,13 @@ from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from helpers.models import backbone_config
+from hf_vub import VUBConfig, VUBForSequenceClassification
 from hf_vub.data import synthetic
 from hf_vub.data.noise import Noise, draw_kept, kept_words, noisy_pixels, noisy_texts, parse_noise
-from hf_vub.data.noisy_rows import NoisyImages, NoisyTexts, WordTokens
+from hf_vub.data.noisy_rows import NoisyImages, NoisyTexts, WordTokens, noisy_copies
 from hf_vub.data.preprocessing import encode_texts
+from hf_vub.embeddings import extract
 
 ODD = [
     "A fine, fine film -- isn't it?!  (10/10)",
@@ -186,3 +189,31 @@ def test_noisy_images_have_the_noise_of_their_pixels():
     noisy.set_epoch(1)
     assert not torch.equal(first, noisy[2]["pixel_values"])
     assert int(noisy[3]["labels"]) == 1
+
+
+def test_copies_as_rows_are_the_draws_of_the_epochs(texts):
+    tokens = WordTokens(synthetic.word_tokenizer(texts["text"], vocab_size=150), 64)
+    noise = Noise("delete", 0.5)
+    rows = noisy_copies(texts, noise, copies=3, seed=4)
+    assert rows["label"] == list(texts["label"]) * 3
+    for epoch in range(3):
+        noisy = NoisyTexts(texts, tokens, noise, seed=4)
+        noisy.set_epoch(epoch)
+        expected = [noisy[row]["input_ids"] for row in range(6)]
+        assert tokens([text.split() for text in rows["text"][6 * epoch : 6 * epoch + 6]]) == expected
+    with pytest.raises(ValueError, match="copies is 0"):
+        noisy_copies(texts, noise, copies=0)
+    with pytest.raises(ValueError, match="no copies are stored"):
+        noisy_copies(texts, Noise("gaussian", 0.5))
+
+
+def test_features_of_noisy_copies_are_those_of_their_texts(texts, tmp_path):
+    config = backbone_config("bert", num_labels=2)
+    tokenizer = synthetic.word_tokenizer(texts["text"], vocab_size=150)
+    config.vocab_size = len(tokenizer)
+    model = VUBForSequenceClassification(VUBConfig(config, freeze_backbone=True))
+    options = {"processing_class": tokenizer, "max_length": 16, "dtype": "float32"}
+    found = extract(model, texts, tmp_path, noise="mask:0.5", copies=2, noise_seed=1, **options)
+    copies = noisy_copies(texts, Noise("mask", 0.5), 2, 1)
+    assert torch.equal(found.features, extract(model, copies, tmp_path, **options).features)
+    assert found.labels.tolist() == list(texts["label"]) * 2

@@ -9,7 +9,8 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .noise import Noise, apply_kept, draw_kept, noisy_pixels
+from .columns import find_column
+from .noise import Noise, apply_kept, draw_kept, noisy_pixels, noisy_texts
 from .preprocessing import EpochRows, Example, clean_text, encode_texts, max_text_length
 
 if TYPE_CHECKING:
@@ -149,6 +150,46 @@ class WordTokens:
         ids = encoded["input_ids"]
         others = all(encoded[name] == [[value] * len(row) for row in ids] for name, value in self._constants.items())
         return others and ids == self._joined(probes)
+
+
+def noisy_copies(
+    dataset: Dataset, noise: Noise, copies: int = 1, seed: int = 0, *, column: str | None = None, mask: str = "[MASK]"
+) -> Dataset:
+    """Return noisy copies of texts as rows: the first copy of every row, then the second of every row, and so on.
+
+    Copy k of a row is its draw in epoch k of `NoisyTexts`.
+
+    Args:
+        dataset: with a column of texts.
+        noise: on words.
+        copies: of each row.
+        seed: of all random choices.
+        column: of the texts, if it has an unusual name.
+        mask: word in place of a masked one, such as the tokenizer's ``mask_token``.
+
+    Raises:
+        ValueError: for noise on images, fewer than one copy, or no column of texts.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> noisy_copies(Dataset.from_dict({"text": ["a fine film"], "label": [1]}), Noise("mask", 0.6), 2).num_rows
+        2
+    """
+    if noise.medium != "text":
+        raise ValueError(
+            f"noise is {noise}; of images no copies are stored: train with smoothing={str(noise)!r} instead"
+        )
+    if copies < 1:
+        raise ValueError(f"copies is {copies}; it must be at least 1")
+    column = find_column(dataset, "text", column)
+    texts = [clean_text(text or "").split() for text in dataset.with_format(None)[:][column]]
+    noisy = [
+        noisy_texts(words, noise, 1, np.random.default_rng([seed, copy, row]), mask)[0]
+        for copy in range(copies)
+        for row, words in enumerate(texts)
+    ]
+    rows = dataset.select(np.tile(np.arange(len(texts)), copies)).remove_columns(column)
+    return rows.add_column(column, noisy)
 
 
 class NoisyTexts(EpochRows):

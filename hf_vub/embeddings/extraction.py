@@ -24,6 +24,8 @@ from ..compute.contexts import frozen, placed
 from ..compute.kernels import FastKernels
 from ..compute.memory import halving
 from ..compute.precision import compute_dtype
+from ..data.noise import parse_noise
+from ..data.noisy_rows import noisy_copies
 from ..data.preprocessing import Example, ImageProcessor
 from ..data.streams import materialize
 from ..runs.digests import backbone_digest, digest
@@ -57,6 +59,9 @@ def extract(
     label_column: str | None = None,
     device: str | torch.device | None = None,
     num_workers: int = 0,
+    noise: str | None = None,
+    copies: int = 1,
+    noise_seed: int = 0,
 ) -> Features:
     """Return the features of every row, from the cache or from one pass of the model in evaluation mode.
 
@@ -80,6 +85,9 @@ def extract(
         text_column, image_column, label_column: columns of raw texts, raw images and labels with unusual names.
         device: where to compute; by default the accelerator of this process, if there is one.
         num_workers: processes that load (and decode) rows ahead of the model.
+        noise: take noisy copies of the texts, "delete:0.95" or "mask:0.7", for the heads of a smoothed classifier.
+        copies: of each text; the features are those of the first copy of every row, then of the second, and so on.
+        noise_seed: of the copies.
 
     Returns:
         The features, memory-mapped, rows in the order of ``dataset``.
@@ -101,6 +109,9 @@ def extract(
         raise TypeError(f"dataset is a {type(dataset).__name__}; it must be a datasets.Dataset or IterableDataset")
     if len(dataset) == 0:
         raise ValueError("dataset is empty; there is nothing to extract features from")
+    if noise is not None:
+        mask = getattr(processing_class, "mask_token", None) or "[MASK]"
+        dataset = noisy_copies(dataset, parse_noise(noise), copies, noise_seed, column=text_column, mask=mask)
     state = processes()
     device = torch.device(device or state.device)
     on_cpu = device.type == "cpu"
