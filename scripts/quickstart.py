@@ -98,8 +98,9 @@ def train(task: str, objective: str, model: str, arguments: Arguments) -> TrainR
         **(plan.vanilla if vanilla else plan.heads),
     )
     options = ModelArguments(
-        model, objective, beta=arguments.beta, from_scratch=vanilla, freeze_backbone=not vanilla, image_size=32
-    )
+        model, objective, beta=arguments.beta, from_scratch=vanilla, freeze_backbone=not vanilla,
+        image_size=32 if vanilla and task == "image" else None,
+    )  # fmt: skip
     data = DataArguments(plan.dataset, max_length=MAX_LENGTH, feature_cache=str(folder / "features"))
     return fine_tune(task, options, data, training)
 

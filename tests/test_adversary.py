@@ -8,12 +8,14 @@ import pytest
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import BitImageProcessor, ResNetForImageClassification
+from transformers import AutoImageProcessor, BitImageProcessor, ResNetForImageClassification
 
 from helpers.models import build_model
 from helpers.robust_toy import EPSILON, MEAN, STD, TwoFeatures, processor
 from helpers.training import Features, Tokens, arguments, pad, trainer
-from hf_vub import VUBTrainer
+from hf_vub import VUBForImageClassification, VUBTrainer
+from hf_vub.data import synthetic
+from hf_vub.runs.digests import backbone_digest
 from hf_vub.runs.schema import read_result
 from hf_vub.training import DataArguments, ModelArguments, feature_rows, fine_tune
 from hf_vub.training.adversary import Adversary, PixelAdversary, adversary_of, has_collapsed, symmetric_divergence
@@ -373,3 +375,40 @@ def test_the_stock_trainer_has_no_adversary(tmp_path, resnet):
     with pytest.raises(ValueError, match="objective is 'vanilla', whose trainer has no adversary"):
         fine_tuned(tmp_path / "run", resnet, objective="vanilla")
     assert not (tmp_path / "run").exists()
+
+
+def test_images_are_attacked_at_their_own_size_and_enlarged_inside(tmp_path, resnet):
+    """The processor gives 8 px, the backbone sees 16; the checkpoint, its features and remote code do the same."""
+    model = ModelArguments(str(resnet), "vub", image_size=8, enlarge_to=16)
+    data = DataArguments("digits", max_train=60, max_test=40)
+    options = {"adversary": "fgsm_rs", "epsilon": "16/255", "num_train_epochs": 1, "per_device_train_batch_size": 16}
+    result = fine_tune("image", model, data, arguments(tmp_path / "run", **options))
+    assert (result.image_size, result.enlarge_to) == (8, 16)
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "run", use_fast=False)
+    image = synthetic.digits()["test"][0]["image"]
+    pixels = processor(image.convert("RGB"), return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 3, 8, 8)
+    trained = VUBForImageClassification.from_pretrained(tmp_path / "run")
+    inside = torch.nn.functional.interpolate(pixels, (16, 16), mode="bilinear")
+    expected = trained.head(trained.backbone(pixel_values=inside).logits).logits
+    assert torch.equal(trained(pixel_values=pixels).logits, expected)
+    plain = backbone_digest(trained)
+    trained.config.enlarge_to = None
+    assert backbone_digest(trained) != plain
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"enlarge_to": 16}, "enlarge_to is 16; give image_size"),
+        ({"image_size": 8}, "image_size is 8; only an untrained timm model, or one with enlarge_to"),
+        ({"image_size": 8, "enlarge_to": 0}, "enlarge_to is 0; it must be a size of images in pixels"),
+        (
+            {"image_size": 8, "enlarge_to": 16, "objective": "vanilla"},
+            "objective 'vanilla' is a stock model without it",
+        ),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(tmp_path, resnet, options, message):
+    with pytest.raises(ValueError, match=message):
+        fine_tune("image", ModelArguments(str(resnet), **options), DataArguments("digits"), arguments(tmp_path / "run"))

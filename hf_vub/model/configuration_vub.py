@@ -97,6 +97,7 @@ class VUBConfig(PretrainedConfig):
         calibration_temperature: float = 1.0,
         conformal_thresholds: dict[str, float] | None = None,
         calibrated_logits: bool = False,
+        enlarge_to: int | None = None,
         **kwargs: Any,
     ):
         refuse_misspelt(type(self).__name__, kwargs)
@@ -125,6 +126,7 @@ class VUBConfig(PretrainedConfig):
         self.pooling = pooling
         self.set_calibration(probabilities, calibration_temperature, conformal_thresholds)
         self.calibrated_logits = _truth("calibrated_logits", calibrated_logits)
+        self.enlarge_to = None if enlarge_to is None else _integer("enlarge_to", enlarge_to, 1)
         super().__init__(**kwargs)
         self.validate_problem()
 

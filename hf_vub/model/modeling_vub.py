@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar, overload
 
 import torch
+import torch.nn.functional as F
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import (
@@ -308,7 +309,8 @@ class VUBPreTrainedModel(PreTrainedModel):
         """Return the features and the backbone's output."""
         inputs = {name: value for name, value in inputs.items() if value is not None and name != "num_items_in_batch"}
         if "pixel_values" in inputs:
-            inputs["pixel_values"] = inputs["pixel_values"].to(self.backbone.dtype)
+            pixels, side = inputs["pixel_values"].to(self.backbone.dtype), self.config.enlarge_to
+            inputs["pixel_values"] = pixels if side is None else F.interpolate(pixels, (side, side), mode="bilinear")
         output = self.backbone(**inputs, return_dict=True)
         if self.config.pooling == "stock":
             return output.logits, output

@@ -49,9 +49,10 @@ def backbone_digest(model: nn.Module) -> str:
     """Return the sha256 of the backbone's kind, pooling, configuration and weights, whatever file they came from."""
     backbone = getattr(model, "backbone", model)
     config = getattr(model, "config", None)
-    pooling = getattr(config, "pooling", None)
+    pooling, side = getattr(config, "pooling", None), getattr(config, "enlarge_to", None)
     config = getattr(config, "backbone_config", config)
     content = hashlib.sha256(f"{type(model).__name__} {type(backbone).__name__} {pooling}".encode())
+    content.update(b"" if side is None else f"enlarged to {side}".encode())
     if isinstance(config, PretrainedConfig):
         passing = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "id2label", "label2id")
         content.update(digest({k: v for k, v in config.to_dict().items() if k not in passing}).encode())

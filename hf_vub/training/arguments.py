@@ -21,6 +21,8 @@ BETA_SCHEDULES = ("constant", "linear", "cosine", "cyclic")
 LEARNING_RATE_DECAYS = ("transformers", "paper")
 VANILLA = "vanilla"
 """The objective that stands for the stock classifier, trained with cross-entropy."""
+AUTO = "auto"
+"""The beta that is chosen on validation rows."""
 LOWER_IS_BETTER = (
     *("nll", "brier", "ece", "cross_entropy", "rate", "bound_vib", "bound_vub", "bound_ib"),
     *("cross_entropy_bits", "rate_bits", "bound_vib_bits", "bound_vub_bits", "bound_ib_bits"),
@@ -197,7 +199,10 @@ class ModelArguments:
     objective: str = field(
         default="vub", metadata={"help": "vub, vib or ce; 'vanilla' trains the stock classifier without a bottleneck."}
     )
-    beta: float = field(default=1e-3, metadata={"help": "Weight of the rate."})
+    beta: float | str = field(
+        default=1e-3,
+        metadata={"help": "Weight of the rate; with --freeze_backbone, auto chooses it on the validation rows."},
+    )
     entropy_weight: float = field(default=1.0, metadata={"help": "Weight of the min term of vub."})
     latent_size: int | None = field(default=None, metadata={"help": "Size of z; half the feature size by default."})
     num_train_samples: int = field(default=1, metadata={"help": "Draws of z per example in training."})
@@ -213,7 +218,12 @@ class ModelArguments:
     from_scratch: bool = field(
         default=False, metadata={"help": "Start from random weights: take only the architecture of the model."}
     )
-    image_size: int | None = field(default=None, metadata={"help": "Input size in pixels, for timm from scratch."})
+    image_size: int | None = field(
+        default=None, metadata={"help": "Size of images in pixels, for timm from scratch or with enlarge_to."}
+    )
+    enlarge_to: int | None = field(
+        default=None, metadata={"help": "Size in pixels to which the model itself enlarges images of image_size."}
+    )
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub checkpoint."})
 
 

@@ -40,6 +40,7 @@ def build_classifier(task: Task, arguments: ModelArguments, names: list[str], la
         ValueError: for options out of range, or a checkpoint of another kind.
         OSError: there is no such checkpoint.
     """
+    _check_sizes(task, arguments)
     if arguments.objective == VANILLA and arguments.pooling not in ("auto", "stock"):
         raise ValueError(f"pooling is {arguments.pooling!r}, but a vanilla classifier pools in its own way: use 'auto'")
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
@@ -51,11 +52,17 @@ def build_classifier(task: Task, arguments: ModelArguments, names: list[str], la
     untrained_timm = task == "image" and arguments.from_scratch and arguments.model.startswith("timm/")
     source: dict[str, Any] = {"revision": arguments.revision or "main"}
     network: Any
+    if arguments.enlarge_to is not None:
+        options["enlarge_to"] = arguments.enlarge_to
     if untrained_timm:
-        config = timm_config(arguments.model.removeprefix("timm/"), arguments.image_size, **labels)
+        config = timm_config(
+            arguments.model.removeprefix("timm/"), arguments.enlarge_to or arguments.image_size, **labels
+        )
         processor = timm_image_processor(config.pretrained_cfg)
     else:
         processor = load_processor(arguments.model, task, savable=True, **source)
+    if arguments.image_size is not None and (arguments.enlarge_to is not None or not untrained_timm):
+        _resize(processor, arguments.image_size)
     if arguments.from_scratch:
         if not untrained_timm:
             config = load(AutoConfig, arguments.model, **source, **labels)
@@ -71,6 +78,28 @@ def build_classifier(task: Task, arguments: ModelArguments, names: list[str], la
         set_padding(network, processor)
     load_classifier(network, task, processor=processor)  # its checks
     return NewClassifier(network, processor)
+
+
+def _check_sizes(task: Task, arguments: ModelArguments) -> None:
+    """Raise ValueError for sizes of images that the model cannot have."""
+    side, inner = arguments.image_size, arguments.enlarge_to
+    for name, value in (("image_size", side), ("enlarge_to", inner)):
+        if value is not None and (task == "text" or value < 1):
+            raise ValueError(f"{name} is {value}; it must be a size of images in pixels")
+    if inner is not None and arguments.objective == VANILLA:
+        raise ValueError(f"enlarge_to is {inner}, but objective 'vanilla' is a stock model without it: use 'ce'")
+    if inner is not None and side is None:
+        raise ValueError(f"enlarge_to is {inner}; give image_size, the smaller size that images are read at")
+    untrained = arguments.from_scratch and arguments.model.startswith("timm/")
+    if side is not None and inner is None and not untrained:
+        raise ValueError(f"image_size is {side}; only an untrained timm model, or one with enlarge_to, can choose it")
+
+
+def _resize(processor: Any, side: int) -> None:
+    """Let an image processor give images of this size, not cropped."""
+    for name in ("size", "crop_size"):
+        if getattr(processor, name, None):
+            setattr(processor, name, dict.fromkeys(dict(getattr(processor, name)), side))
 
 
 def timm_config(architecture: str, image_size: int | None = None, **options: Any) -> PretrainedConfig:

@@ -33,6 +33,8 @@ class TrainResult(Result):
     from_scratch: bool | None = None
     image_size: int | None = nullable()
     """In pixels, where it was chosen."""
+    enlarge_to: int | None = None
+    """Size in pixels to which the model itself enlarges images."""
     dataset: str
     num_train: int | None
     """Rows; None where the data set has no length."""
