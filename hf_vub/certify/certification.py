@@ -53,7 +53,7 @@ _SLACK = 1e-9
 
 def certify(
     model: nn.Module | str | Path,
-    dataset: Any,
+    dataset: object,
     noise: str | None = None,
     *,
     n0: int | None = None,
@@ -143,7 +143,7 @@ def certify(
 def certify_heads(
     model: nn.Module | str | Path,
     heads: Mapping[str, nn.Module],
-    dataset: Any,
+    dataset: object,
     noise: str | None = None,
     *,
     output_dir: str | Path | None = None,

@@ -44,7 +44,7 @@ def noisy_rows(
     return NoisyImages(rows, noise, PixelModel(network, processor).std.flatten(), seed)
 
 
-def source_rows(rows: Any) -> Any:
+def source_rows(rows: object) -> object:
     """Return the rows under noise, edits or augmentation, of which a record can be made."""
     if isinstance(rows, NoisyImages):
         rows = rows.rows

@@ -46,7 +46,7 @@ from .recipes import Searcher, resolve_recipe
 
 def attack_text(
     model: nn.Module | str | Path,
-    dataset: Any,
+    dataset: object,
     recipe: str = "deepwordbug",
     *,
     tokenizer: Any = None,
@@ -146,7 +146,7 @@ def attack_text(
 def attack_text_heads(
     model: nn.Module | str | Path,
     heads: Mapping[str, nn.Module] | Sequence[nn.Module],
-    dataset: Any,
+    dataset: object,
     recipe: str = "deepwordbug",
     *,
     tokenizer: Any = None,
