@@ -43,6 +43,9 @@ class Arguments:
     text_column: str | None = field(default=None, metadata={"help": "Column of texts, if it has no usual name."})
     label_column: str | None = field(default=None, metadata={"help": "Column of labels, if it has no usual name."})
     image_column: str | None = field(default=None, metadata={"help": "Column of images, if it has no usual name."})
+    column_names: list[str] | None = field(
+        default=None, metadata={"help": "Names of the columns of a CSV file without a header."}
+    )
     match_labels: str = field(
         default="name", metadata={"help": "Match the classes of data and model by name or by number."}
     )

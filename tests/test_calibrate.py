@@ -209,6 +209,35 @@ def test_rows_in_memory(checkpoint, models):
     assert result.num_temperature + result.num_thresholds == 60
 
 
+def test_a_table_without_a_header_is_read_by_the_names_of_its_columns(checkpoint, models, tmp_path):
+    rows = load_splits(models / "reviews")["test"]
+    names = rows.features["label"].names
+    lines = [f'{names[label]},"{text}"' for label, text in zip(rows["label"], rows["text"], strict=True)]
+    (tmp_path / "held_out.csv").write_text("\n".join(lines) + "\n")
+    options = {"miscoverage": [0.2], "column_names": ["label", "text"], "split": "train"}
+    headless = calibrate(checkpoint("stock"), tmp_path / "held_out.csv", **options)
+    shutil.rmtree(tmp_path / "stock")
+    named = calibrate(checkpoint("stock"), models / "reviews", split="test", miscoverage=[0.2])
+    assert headless.num_temperature + headless.num_thresholds == 60
+    assert headless.calibration_temperature == pytest.approx(named.calibration_temperature, rel=1e-4)
+    assert headless.conformal_thresholds == pytest.approx(named.conformal_thresholds, rel=1e-4)
+
+
+@pytest.mark.parametrize("metric", ["brier", "ece", "classwise_ece"])
+def test_the_intervals_of_calibration_cover_their_true_values(metric):
+    """Rows of confidence 0.9 that are right in 70 %: the true ECE is 0.2, in every bootstrap world but few."""
+    covered = 0
+    truth = {"brier": 2 * (0.7 * 0.01 + 0.3 * 0.81), "ece": 0.2, "classwise_ece": 0.2}[metric]
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        right = rng.random(300) < 0.7
+        predicted = rng.integers(0, 2, 300)
+        logits = np.where(np.arange(2) == predicted[:, None], np.log(0.9), np.log(0.1))
+        found = calibration_metrics(logits, np.where(right, predicted, 1 - predicted), resamples=200)[metric]
+        covered += found.low <= truth <= found.high
+    assert covered >= 34
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,8 +28,9 @@ from ..reports.model_cards import refresh_model_card
 from ..reports.plots import reliability_diagram, save
 from ..runs.processes import processes
 from ..runs.provenance import provenance
-from ..runs.schema import Calibration
+from ..runs.schema import Calibration, CalibrationMeasurement
 from .checkpoint import find_task, is_vub, read_calibration, storing, target_folder
+from .conformal import ConformalThreshold
 from .held_out import HeldOut, RowSource, held_out_rows, test_rows
 from .measurement import fit_thresholds, measure
 
@@ -52,6 +53,7 @@ def calibrate(
     text_column: str | Sequence[str] | None = None,
     label_column: str | None = None,
     image_column: str | None = None,
+    column_names: str | Sequence[str] | None = None,
     match_labels: str = "name",
     max_length: int | None = None,
     batch_size: int | None = None,
@@ -84,6 +86,7 @@ def calibrate(
         report_test: measure the calibration on the test rows too.
         task: "text" or "image"; by default what the model's class says.
         text_column, label_column, image_column: columns, if they have unusual names.
+        column_names: names of all columns of a CSV or TSV file without a header, as a list or with commas.
         match_labels: match the classes of data and model by "name" or by "number".
         max_length: tokens that a text is cut to, as in training; by default what tokenizer and model can take.
         batch_size: rows per forward pass.
@@ -111,23 +114,13 @@ def calibrate(
     loaded = load_classifier(name, task, revision=revision, trust_remote_code=trust_remote_code)
     _check_network(loaded.network, name, probabilities, refit, revision)
     record = TrainingRecord.load(name, revision)
-    source = RowSource(dataset, task, Columns(text_column, label_column, image_column, task))
+    source = RowSource(dataset, task, Columns(text_column, label_column, image_column, task), column_names)
     reader = _Reader(loaded, match_labels, max_length, batch_size, seed)
     rows = held_out_rows(source, split, record, name)
     logger.info("calibrating %s on %s", name, rows.description)
-    logits, labels = reader.read(rows)
-    for_temperature, for_thresholds = _halves(len(labels), seed)
-    kind, temperature = _fit(loaded.network, logits[for_temperature], labels[for_temperature], probabilities)
-    logits, labels = logits[for_thresholds], labels[for_thresholds]
-    scores = _log_scores(loaded.network, logits, kind) / temperature
-    fitted = fit_thresholds(scores, labels, miscoverage)
-    described = f"{len(labels):,} of {rows.description}; the temperature was fitted on the others"
-    measurements = [measure(rows.split, described, logits, scores, labels)]
-    if report_test:
-        test = test_rows(source, record)
-        logits, labels = reader.read(test)
-        scores = _log_scores(loaded.network, logits, kind) / temperature
-        measurements.append(measure(test.split, test.description, logits, scores, labels, fitted))
+    fitted = _fit_and_measure(
+        reader, rows, test_rows(source, record) if report_test else None, probabilities, miscoverage
+    )
     calibration = Calibration(
         **provenance(),
         task=task,
@@ -135,20 +128,51 @@ def calibrate(
         dataset=rows.name,
         split=rows.split,
         data_rows=rows.description,
-        num_temperature=len(for_temperature),
-        num_thresholds=len(for_thresholds),
+        num_temperature=fitted.num_temperature,
+        num_thresholds=fitted.num_thresholds,
         num_left_out=rows.left_out,
         has_training_record=record is not None,
-        probabilities=kind,
-        calibration_temperature=temperature,
-        conformal_thresholds={f"{each.miscoverage:g}": each.threshold for each in fitted},
+        probabilities=fitted.kind,
+        calibration_temperature=fitted.temperature,
+        conformal_thresholds={f"{each.miscoverage:g}": each.threshold for each in fitted.thresholds},
         seed=seed,
-        measurements=tuple(measurements),
+        measurements=fitted.measurements,
         seconds=time.monotonic() - started,
     )
     with storing(loaded.network, name, target, calibration, revision):
         _show(target, calibration)
     return calibration
+
+
+class _Fitted(NamedTuple):
+    """What was fitted on the held-out rows, and the measurements before and after."""
+
+    kind: Kind
+    temperature: float
+    thresholds: tuple[ConformalThreshold, ...]
+    num_temperature: int
+    num_thresholds: int
+    measurements: tuple[CalibrationMeasurement, ...]
+
+
+def _fit_and_measure(
+    reader: "_Reader", rows: HeldOut, test: HeldOut | None, probabilities: str, miscoverage: Sequence[float]
+) -> _Fitted:
+    """Fit the temperature on one half of the rows and the thresholds on the other; measure there and on test rows."""
+    network = reader.loaded.network
+    logits, labels = reader.read(rows)
+    first, second = _halves(len(labels), reader.seed)
+    kind, temperature = _fit(network, logits[first], labels[first], probabilities)
+    logits, labels = logits[second], labels[second]
+    scores = _log_scores(network, logits, kind) / temperature
+    thresholds = fit_thresholds(scores, labels, miscoverage)
+    described = f"{len(labels):,} of {rows.description}; the temperature was fitted on the others"
+    measurements = [measure(rows.split, described, logits, scores, labels)]
+    if test is not None:
+        logits, labels = reader.read(test)
+        scores = _log_scores(network, logits, kind) / temperature
+        measurements.append(measure(test.split, test.description, logits, scores, labels, thresholds))
+    return _Fitted(kind, temperature, thresholds, len(first), len(second), tuple(measurements))
 
 
 class _Reader:

@@ -1,5 +1,6 @@
 """The rows that a checkpoint may be calibrated on: held out from its training, with the labels numbered as its own."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,11 +43,13 @@ class RowSource:
         dataset: a name or path, or rows in memory.
         task: "text" or "image".
         columns: those that the user named.
+        column_names: names of all columns of a file without a header.
     """
 
     dataset: str | Path | Dataset
     task: Task
     columns: Columns
+    column_names: str | Sequence[str] | None = None
 
     @property
     def name(self) -> str:
@@ -84,6 +87,7 @@ def held_out_rows(source: RowSource, split: str | None, record: TrainingRecord |
             text_column=source.columns.text,
             label_column=source.columns.label,
             image_column=source.columns.image,
+            column_names=source.column_names,
         )
         return _unseen(
             found.dataset, source, found.split, f"split {split!r} of {public_name(source.name)}", record, model
@@ -102,6 +106,7 @@ def test_rows(source: RowSource, record: TrainingRecord | None) -> HeldOut:
         text_column=source.columns.text,
         label_column=source.columns.label,
         image_column=source.columns.image,
+        column_names=source.column_names,
     )
     return HeldOut(found.dataset, found.name, found.split, found.description, 0)
 
@@ -114,6 +119,7 @@ def _validation_rows(source: RowSource, record: TrainingRecord | None, model: st
         text_column=source.columns.text,
         label_column=source.columns.label,
         image_column=source.columns.image,
+        column_names=source.column_names,
     )
     present = [splits[name] for name in ("train", "validation") if name in splits]
     if record is not None and len(record.validation) and present:

@@ -9,7 +9,7 @@ from datasets import Dataset, Features, Image, Value
 from ..data.splits import load_splits, subset
 from ..model.loading import Task
 
-ROWS = 500
+ROWS = 300
 
 
 def unfamiliar_rows(task: Task, test: Dataset, further: Sequence[str] = (), seed: int = 0) -> dict[str, Dataset]:
