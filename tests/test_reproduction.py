@@ -24,12 +24,17 @@ from hf_vub.data.synthetic import reviews, word_tokenizer
 from hf_vub.paper import compare
 from hf_vub.paper.backbone import aligned_classifier, load_backbone
 from hf_vub.paper.experiments import PAPER, PRESETS, comparison, experiment
+from hf_vub.paper.outcomes import unpack
+from hf_vub.paper.pipeline import halve_test
 from hf_vub.runs.files import read_json
 from hf_vub.runs.schema import read_result
 from hf_vub.sweep.heads import HeadRun
 
 ROOT = Path(__file__).resolve().parents[1]
-SETTINGS = {"runs": 2, "epochs": 2, "betas": [1e-3, 1e-1], "num_examples": 4, "stress_examples": 4}
+SETTINGS = {
+    **{"runs": 2, "epochs": 2, "betas": [1e-3, 1e-1], "num_examples": 4, "stress_examples": 4},
+    "choose_on": "validation",
+}
 SIZES = {"max_train": 120, "max_test": 40, "learning_rate": 1e-2}
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 pytest.importorskip("matplotlib", reason="the report needs matplotlib")
@@ -110,6 +115,7 @@ def test_grid_counts_every_run_once():
     [
         ({"runs": 0}, "runs is 0"),
         ({"validation": 1.0}, "validation is 1.0"),
+        ({"choose_on": "test"}, "choose_on is 'test'; it must be 'validation' or 'test half'"),
         ({"betas": []}, "betas is empty"),
         ({"betas": [-1.0]}, "beta is -1.0"),
         ({"objectives": ["elbo"]}, "objective is 'elbo'"),
@@ -167,6 +173,23 @@ def test_presets_are_built_with_random_weights_and_no_network(name):
     assert features.shape == (1, model.head.feature_size)
 
 
+def test_beta_is_chosen_on_half_of_the_test_rows_that_the_rest_is_tested_on(text_model):
+    assert experiment("imdb").choose_on == "test half"
+    assert experiment("imdb").held_out == 0.0
+    assert experiment("imdb", paper=True).choose_on == comparison("m", "d", task="image").choose_on == "validation"
+    splits = load_splits("synthetic-reviews", max_train=120, max_test=40)
+    before = splits["test"]
+    halve_test(splits, seed=0)
+    halves = [splits[name][:]["text"] for name in ("validation", "test")]
+    assert [len(half) for half in halves] == [20, 20]
+    assert sorted(halves[0] + halves[1]) == sorted(before[:]["text"])
+    assert splits["test"][:]["label"].count(0) == before[:]["label"].count(0) / 2
+    again = load_splits("synthetic-reviews", max_train=120, max_test=40)
+    halve_test(again, seed=0)
+    assert again["test"][:]["text"] == halves[1]
+    assert splits.origin["test"].startswith("the other half of ")
+
+
 # The pipeline
 
 
@@ -193,6 +216,18 @@ def test_results_have_every_run(finished, image_settings):
         assert run["metrics"]["bound_vub"] < run["metrics"]["bound_vib"]
     assert [len(curve["information"]) for curve in results["curves"]] == [2] * 4
     assert {row["kind"] for row in results["stress"]} == {"image_attack", "report_card"}
+    for card in (row for row in results["stress"] if row["kind"] == "report_card"):
+        (transfer,) = [check for check in card.checks if check.name == "transfer"]
+        assert transfer.figures or card.why, "made from the stock classifier and the sibling"
+    for run in (results.vanilla, *results.runs):
+        assert run.outcomes.keys() == columns
+        assert len(unpack(run.correct)) == 40
+        assert sum(unpack(run.correct)) == pytest.approx(40 * run.metrics["accuracy"])
+        for column, attack in run.attacks.items():
+            letters = run.outcomes[column].letters
+            assert (len(letters), letters.count("S") + letters.count("F")) == (4, attack.num_attacked)
+            if attack.num_attacked:
+                assert letters.count("S") / attack.num_attacked == attack.attack_success_rate
     assert results["claims"]
     assert (folder / "report.html").exists()
     assert str(folder.parent) not in (folder / "report.html").read_text(encoding="utf-8")
@@ -280,6 +315,10 @@ def test_texts_end_to_end(text_model, tmp_path):
     for example in results["examples"]["texts"]:
         assert example["original"] != example["perturbed"]
         assert example["label"] != example["prediction"]
+    for run in (results.vanilla, *results.runs):
+        assert run.attacks.keys() == run.outcomes.keys() == {"DWB", "DWB guided"}
+    stock = results.vanilla.attacks
+    assert stock["DWB"].attack_success_rate == stock["DWB guided"].attack_success_rate  # it is its own guide
     alone = _attack_alone(settings, tmp_path / "out", results)
     grid = next(run for run in results["runs"] if run["name"] == alone[0])["attacks"]["DWB"]
     assert alone[1]["attack_success_rate"] == grid.get("attack_success_rate")
@@ -406,7 +445,7 @@ def _start(command, folder):
 def test_killed_again_and_again_it_ends_with_the_same_results(command, tmp_path):
     undisturbed = _start(command, tmp_path / "undisturbed")
     began = time.monotonic()
-    assert undisturbed.wait(timeout=300) == 0, undisturbed.stderr.read()
+    assert undisturbed.wait(timeout=900) == 0, undisturbed.stderr.read()
     whole = time.monotonic() - began
     rng = random.Random(0)
     for kill in range(2):
@@ -415,10 +454,10 @@ def test_killed_again_and_again_it_ends_with_the_same_results(command, tmp_path)
         time.sleep(whole * rng.uniform(0.3, 0.9) * (0.9**kill))
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
-        process.wait(timeout=60)
+        process.wait(timeout=600)
         process.stderr.close()
     last = _start(command, tmp_path / "killed")
-    assert last.wait(timeout=300) == 0, last.stderr.read()
+    assert last.wait(timeout=900) == 0, last.stderr.read()
     results = [read_json(tmp_path / name / "out" / "results.json") for name in ("undisturbed", "killed")]
     assert json.dumps(without_seconds(results[0])) == json.dumps(without_seconds(results[1]))
     leftovers = [path.name for path in (tmp_path / "killed" / "out").glob("*.json")]
@@ -431,7 +470,7 @@ def test_script_says_what_is_wrong(tmp_path):
     options = ["imdb", "--model", "nowhere", "--dataset", "nowhere.parquet", "--output_dir", str(tmp_path / "out")]
     found = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "reproduce.py"), *options],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert found.returncode == 2
     assert "error: no file or folder nowhere.parquet" in found.stderr
