@@ -5,9 +5,12 @@ r"""Attack an image classifier, ours or a stock one, and write its accuracy unde
         --num_examples 100 --output_dir runs/cw
     python scripts/attack_image.py --model runs/my-model --dataset cifar10 --report_card \
         --transfer_from timm/resnet18.a1_in1k --output_dir runs/card
+    python scripts/attack_image.py --model runs/my-model --dataset cifar10 --attack autoattack --epsilons 8/255 \
+        --output_dir runs/autoattack
     accelerate launch scripts/attack_image.py --model ... --dataset ... --attack apgd_ce --output_dir runs/apgd
 
-Attacks: fgs, cw (targeted or not), pgd_linf, pgd_l2, apgd_ce, apgd_dlr and square. Budgets are in [0, 1] pixels at the
+Attacks: fgs, cw (targeted or not), pgd_linf, pgd_l2, apgd_ce, apgd_dlr, square, and the standard ensemble autoattack
+(autoattack_l2 under the L2 norm). Budgets are in [0, 1] pixels at the
 model's input size, before normalisation; 8/255 may be written so. A model with a stochastic head is attacked as the
 predictor that --noise declares: mean, sampled (one draw) or averaged:K, through whose average the gradients flow.
 
@@ -31,6 +34,7 @@ SHOWN = (
     *("model", "dataset", "split", "attack", "noise", "num_examples", "num_skipped", "rows_seen_in_training"),
     *("clean_accuracy", "seconds"),
 )
+VERDICTS = {True: "pass", False: "FAIL", None: "open"}
 
 
 @dataclass
@@ -40,7 +44,8 @@ class Arguments:
     model: str = field(metadata={"help": "Folder or Hub id of an image classifier."})
     dataset: str = field(metadata={"help": "Name on the Hub, file, or folder (also of class folders of images)."})
     attack: str = field(
-        default="pgd_linf", metadata={"help": "fgs, cw, pgd_linf, pgd_l2, apgd_ce, apgd_dlr or square."}
+        default="pgd_linf",
+        metadata={"help": "fgs, cw, pgd_linf, pgd_l2, apgd_ce, apgd_dlr, square, autoattack or autoattack_l2."},
     )
     epsilons: list[str] | None = field(default=None, metadata={"help": "Budgets; the attack's usual ones by default."})
     target: str | None = field(default=None, metadata={"help": "Class to reach, by name or number (cw and pgd)."})
@@ -52,6 +57,7 @@ class Arguments:
     seed: int = field(default=0, metadata={"help": "Seed of the choice of images and of the attack."})
     noise: str = field(default="mean", metadata={"help": "Declared predictor: mean, sampled or averaged:K."})
     steps: int | None = field(default=None, metadata={"help": "Steps of the attack; its usual ones by default."})
+    queries: int | None = field(default=None, metadata={"help": "Queries of Square in autoattack; 5,000 by default."})
     batch_size: int = field(default=32, metadata={"help": "Images attacked together; another number is another run."})
     split: str | None = field(default=None, metadata={"help": "Split of the data set; its test split by default."})
     image_column: str | None = field(default=None, metadata={"help": "Column of images, if it has no usual name."})
@@ -67,7 +73,10 @@ class Arguments:
     trust_remote_code: bool = field(default=False, metadata={"help": "Run the code that comes with the model."})
     report_card: bool = field(default=False, metadata={"help": "Check for masked gradients instead."})
     transfer_from: list[str] = field(
-        default_factory=list, metadata={"help": "Checkpoints whose adversarial images the report card tries."}
+        default_factory=list,
+        metadata={
+            "help": "Checkpoints whose adversarial images the report card tries; without any it makes surrogates."
+        },
     )
 
 
@@ -87,20 +96,24 @@ def main() -> None:
 
 
 def _card(options: dict[str, Any]) -> None:
-    from hf_vub.attacks import report_card
+    from hf_vub.attacks.image.report_card import make_image_card
+    from hf_vub.runs.processes import processes
 
-    epsilons, target, _ = (options.pop(name) for name in ("epsilons", "target", "attack"))
+    epsilons, target, queries, _ = (options.pop(name) for name in ("epsilons", "target", "queries", "attack"))
     if epsilons is not None and len(epsilons) != 1:
         raise ValueError(f"--report_card takes one of --epsilons, around which it checks, but got {epsilons}")
     if target is not None:
         raise ValueError(f"--report_card is untargeted, but got --target {target}")
+    if queries is not None:
+        raise ValueError(f"--queries belongs to --attack autoattack, but got --queries {queries} with --report_card")
     options["steps"] = 40 if options["steps"] is None else options["steps"]
-    card = report_card(epsilon=epsilons[0] if epsilons else "8/255", **options)
-    print(f"{'rows':12}{card.data_rows}")
+    card = make_image_card(epsilon=epsilons[0] if epsilons else "8/255", **options)
+    if not processes().is_main_process:
+        return
+    print(f"{'rows':14}{card.data_rows}")
     for check in card.checks:
-        verdict = "-" if check.passed is None else "pass" if check.passed else "FAIL"
-        print(f"{check.name:12}{verdict:6}{check.why}")
-    print(f"{'all':12}{'pass' if card.passed else 'FAIL'}")
+        print(f"{check.name:14}{VERDICTS[check.passed] if check.applies else '-':6}{check.why}")
+    print(f"{'all':14}{VERDICTS[card.passed]}")
 
 
 def _attack(options: dict[str, Any]) -> None:
@@ -120,6 +133,8 @@ def _attack(options: dict[str, Any]) -> None:
     print("  ".join(f"{name:>21}" for name in columns))
     for row in result.budgets:
         print("  ".join(f"{_shown(row[name]):>21}" for name in columns))
+        for member in row.members or ():
+            print(f"  {member.attack:10} misclassified {member.num_successes} of {member.num_attacked} images")
     if options["output_dir"] is not None:
         for path in write_examples(options["output_dir"]):
             print(f"{'examples':24}{path}")

@@ -137,7 +137,7 @@ def test_evaluation_weighs_the_rate_with_the_configured_beta(tmp_path):
 
 
 def test_every_batch_of_a_report_card_has_a_random_state_of_its_own():
-    from hf_vub.attacks.trial import Trial
+    from hf_vub.attacks.image.trial import Trial
     from hf_vub.embeddings.pixels import PixelModel
 
     trial = Trial(PixelModel(torch.nn.Flatten()), torch.rand(4, 1, 2, 2), torch.zeros(4, dtype=torch.long), 2, 5, 20)
@@ -147,7 +147,7 @@ def test_every_batch_of_a_report_card_has_a_random_state_of_its_own():
         drawn.append(torch.rand(1, len(images)))
         return drawn[-1]
 
-    assert trial._means(measure) == trial._means(measure)
+    assert torch.equal(trial.collect(measure), trial.collect(measure))
     assert torch.equal(drawn[0], drawn[2])
     assert not torch.equal(drawn[0], drawn[1])
 

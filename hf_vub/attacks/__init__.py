@@ -1,8 +1,8 @@
 """Attacks on text and image classifiers, and the report card that tells robustness from masked gradients.
 
 Start with ``text.attack`` and ``image.attack``: one call per attack, one JSON per run, one record per example,
-resumable. ``runner`` runs them, ``sample`` chooses the rows, ``victim`` says what is attacked, ``masking`` makes the
-report card. Attacks see [0, 1] pixels or plain texts. Nothing here changes a model or trains one.
+resumable. ``runner`` runs them, ``victim`` says what is attacked, ``report_card`` makes the card of either medium.
+Attacks see [0, 1] pixels or plain texts. Nothing here changes a model or trains one.
 """
 
 import lazy_loader

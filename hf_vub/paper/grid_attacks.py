@@ -183,10 +183,10 @@ class GridAttack:
 
     def _card(self, objective: str, name: str, num_examples: int) -> StressCard:
         """Return the checks for masked gradients, or why they could not be made."""
-        from ..attacks.masking import report_card
+        from ..attacks.image.report_card import make_image_card
 
         try:
-            found = report_card(
+            found = make_image_card(
                 HeadOnFeatures(self.model, self.heads[name]),
                 self.dataset,
                 processor=self.processor,

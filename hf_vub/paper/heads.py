@@ -30,7 +30,11 @@ class HeadOnFeatures(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Return the logits (batch, classes) of normalised pixels."""
-        return _logits(self.head, self.model.features(pixel_values=pixel_values))
+        return _logits(self.head, self.features(pixel_values))
+
+    def features(self, pixel_values: Tensor) -> Tensor:
+        """Return what the head sees (batch, feature_size) of normalised pixels."""
+        return self.model.features(pixel_values=pixel_values)
 
 
 def save_head(head: nn.Module, path: Path) -> None:

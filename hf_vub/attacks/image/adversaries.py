@@ -4,156 +4,28 @@
 |---|---|---|---|---|
 | ``fgs`` | fast gradient sign, one step (Goodfellow et al. 2015) | foolbox | Linf | no |
 | ``cw`` | Carlini-Wagner with binary search (2017) | foolbox | L2, minimised | both |
-| ``pgd_linf``, ``pgd_l2`` | projected gradient descent (Madry et al. 2018) | foolbox | Linf, L2 | both |
+| ``pgd_linf``, ``pgd_l2`` | projected gradient descent (Madry et al. 2018) | own | Linf, L2 | both |
 | ``apgd_ce``, ``apgd_dlr`` | auto-PGD on two losses (Croce and Hein 2020) | ART | Linf | no |
 | ``square`` | random search without gradients (Andriushchenko et al. 2020) | ART | Linf | no |
+| ``autoattack``, ``autoattack_l2`` | the standard ensemble, see ``auto_attack`` | pyautoattack | Linf, L2 | no |
 
-ART is the Adversarial Robustness Toolbox.
-
-A library only proposes an image. The budget is enforced here, and success is scored here, by a fresh forward pass of
-the declared predictor over the image that is returned.
+ART is the Adversarial Robustness Toolbox. The steps of PGD are those of adversarial training, ``compute.perturbation``.
 """
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ...compute.convolutions import fast_convolutions
-from ...compute.memory import halving
+from ...compute.perturbation import perturb, random_start
 from ...embeddings.pixels import PixelModel
+from .adversary import Attack, Batch
+from .auto_attack import AutoAttack, AutoAttackL2
 from .libraries import foolbox, run_foolbox, run_toolbox, to_tensor, toolbox, toolbox_classifier
-
-_ROUNDING = 1e-5  # float32 pixels near 1 are 6e-8 apart; an L2 norm sums 1e5 of them
-
-
-class Perturbed(NamedTuple):
-    """The result of an attack at one budget, row by row.
-
-    Attributes:
-        adversarial: pixels (batch, channels, height, width) in [0, 1]; the original where the attack failed.
-        prediction: classes (batch,) of ``adversarial`` by a fresh forward pass of the declared predictor.
-        success: bool (batch,), true where ``prediction`` is the target or, without a target, is not the label.
-        distance: (batch,) in the attack's own norm, in [0, 1] pixels.
-    """
-
-    adversarial: Tensor
-    prediction: Tensor
-    success: Tensor
-    distance: Tensor
-
-
-class _Batch(NamedTuple):
-    """Images for a library to attack."""
-
-    model: PixelModel
-    images: Tensor
-    labels: Tensor
-    epsilons: Sequence[float | None]
-    targets: Tensor | None
-
-
-@dataclass(frozen=True)
-class Attack(ABC):
-    """One adversary; subclasses propose images, this class holds them to the budget and scores them."""
-
-    norm: ClassVar[float] = math.inf
-    targeted: ClassVar[bool] = False
-    default_epsilons: ClassVar[tuple[float | None, ...]] = (8 / 255,)
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name in ("steps", "restarts", "binary_search_steps") and (int(value) != value or value < 1):
-                raise ValueError(f"{field.name} must be a whole number of at least 1, but is {value!r}")
-
-    def __call__(
-        self,
-        model: PixelModel,
-        images: Tensor,
-        labels: Tensor,
-        epsilons: Sequence[float | None] = (),
-        targets: Tensor | None = None,
-    ) -> list[Perturbed]:
-        """Attack a batch, in halves where it does not fit into memory.
-
-        Args:
-            model: takes [0, 1] pixels; see `hf_vub.compute.contexts` for evaluation mode and seeds.
-            images: (batch, channels, height, width) in [0, 1], classified correctly.
-            labels: (batch,), their classes.
-            epsilons: budgets in [0, 1] pixels of the attack's norm; if empty, the attack's own. ``cw`` has none.
-            targets: (batch,), the classes to reach; None for any wrong class.
-
-        Returns:
-            One ``Perturbed`` per budget, in order.
-
-        Raises:
-            ValueError: for a targeted call of an attack that has no targeted form.
-        """
-        if targets is not None:
-            self.check_targeted()
-        epsilons = epsilons or self.default_epsilons
-
-        def attack(rows: slice) -> list[Perturbed]:
-            goals = None if targets is None else targets[rows]
-            return self._attack(_Batch(model, images[rows], labels[rows], epsilons, goals))
-
-        parts = halving(attack, len(images), "images")
-        if len(parts) == 1:
-            return parts[0]
-        return [Perturbed(*map(torch.cat, zip(*same, strict=True))) for same in zip(*parts, strict=True)]
-
-    def _attack(self, batch: _Batch) -> list[Perturbed]:
-        model, images, epsilons = batch.model, batch.images, batch.epsilons
-        with fast_convolutions(model, images):
-            proposals = self._propose(batch)
-        return [
-            self._score(batch, self._within(images, proposal.detach(), epsilon))
-            for epsilon, proposal in zip(epsilons, proposals, strict=True)
-        ]
-
-    def check_targeted(self) -> None:
-        """Raise ValueError unless this attack can be given targets."""
-        if not self.targeted:
-            raise ValueError(f"{type(self).__name__} has no targeted form; those that have: {', '.join(targetable())}")
-
-    @abstractmethod
-    def _propose(self, batch: _Batch) -> list[Tensor]:
-        """Return candidate images (batch, channels, height, width), one tensor per budget, as a library has them."""
-
-    def distances(self, images: Tensor, adversarial: Tensor, norm: float | None = None) -> Tensor:
-        """Return the norms (batch,) of the perturbations in [0, 1] pixels; the attack's own norm by default."""
-        change = (adversarial - images).flatten(1)
-        sizes: Tensor = torch.linalg.vector_norm(change, ord=self.norm if norm is None else norm, dim=1)
-        return sizes
-
-    def _within(self, images: Tensor, proposal: Tensor, epsilon: float | None) -> Tensor:
-        """Return the proposal moved inside [0, 1] and the budget; the original where the proposal is not a number."""
-        sane = torch.isfinite(proposal).flatten(1).all(dim=1).view(-1, *[1] * (images.ndim - 1))
-        change = torch.where(sane, proposal, images) - images
-        if epsilon is not None:
-            if self.norm == math.inf:
-                change = change.clamp(-epsilon, epsilon)
-            else:
-                size = torch.linalg.vector_norm(change.flatten(1), dim=1).clamp_min(1e-12)
-                change = change * (epsilon / size).clamp_max(1.0).view(sane.shape)
-        adversarial = (images + change).clamp(0.0, 1.0)
-        if epsilon is not None:
-            largest = float(self.distances(images, adversarial).max()) if len(images) else 0.0
-            if largest > epsilon + _ROUNDING:
-                raise AssertionError(f"a perturbation of {largest} breaks the budget of {epsilon}")
-        return adversarial
-
-    def _score(self, batch: _Batch, adversarial: Tensor) -> Perturbed:
-        prediction = batch.model.predict(adversarial)
-        success = prediction != batch.labels if batch.targets is None else prediction == batch.targets
-        # A random predictor may misread an untouched image too, which is no success of the attack.
-        success = success & (adversarial != batch.images).flatten(1).any(dim=1)
-        return Perturbed(adversarial, prediction, success, self.distances(batch.images, adversarial))
 
 
 @dataclass(frozen=True)
@@ -165,7 +37,7 @@ class FastGradient(Attack):
 
     default_epsilons: ClassVar[tuple[float | None, ...]] = (0.1, 0.5)
 
-    def _propose(self, batch: _Batch) -> list[Tensor]:
+    def _propose(self, batch: Batch) -> list[Tensor]:
         attacks = foolbox().attacks
         cached: list[Any] = []
 
@@ -193,15 +65,33 @@ class ProjectedGradient(Attack):
     restarts: int = 1
 
     targeted: ClassVar[bool] = True
-    library_name: ClassVar[str] = "LinfProjectedGradientDescentAttack"
 
-    def _propose(self, batch: _Batch) -> list[Tensor]:
-        attack = getattr(foolbox().attacks, self.library_name)(
-            rel_stepsize=self.relative_stepsize or 2.5 / self.steps, steps=self.steps, random_start=True
+    def _propose(self, batch: Batch) -> list[Tensor]:
+        proposals = []
+        for epsilon in batch.epsilons:
+            assert epsilon is not None  # only attacks that minimise a distance have no budget
+            best = self._start(batch, batch.images, epsilon)
+            for _ in range(self.restarts - 1):
+                left = (~self.score(batch, best).success).nonzero().squeeze(1)
+                if not len(left):
+                    break
+                best[left] = self._start(batch.only(left), batch.images[left], epsilon)
+            proposals.append(best)
+        return proposals
+
+    def _start(self, batch: Batch, images: Tensor, epsilon: float) -> Tensor:
+        """Return the images at the end of one random start."""
+        aim, sign = (batch.labels, 1) if batch.targets is None else (batch.targets, -1)
+        norm = "linf" if self.norm == math.inf else "l2"
+        return perturb(
+            lambda pixels: sign * F.cross_entropy(batch.model(pixels), aim, reduction="sum"),
+            images,
+            epsilon=epsilon,
+            step=(self.relative_stepsize or 2.5 / self.steps) * epsilon,
+            steps=self.steps,
+            norm=norm,
+            start=random_start(images, epsilon, norm),
         )
-        if self.restarts > 1:
-            attack = attack.repeat(self.restarts)
-        return run_foolbox(attack, *batch)
 
 
 @dataclass(frozen=True)
@@ -210,7 +100,6 @@ class ProjectedGradientL2(ProjectedGradient):
 
     norm: ClassVar[float] = 2.0
     default_epsilons: ClassVar[tuple[float | None, ...]] = (0.5,)
-    library_name: ClassVar[str] = "L2ProjectedGradientDescentAttack"
 
 
 @dataclass(frozen=True)
@@ -237,7 +126,7 @@ class CarliniWagner(Attack):
     targeted: ClassVar[bool] = True
     default_epsilons: ClassVar[tuple[float | None, ...]] = (None,)
 
-    def _propose(self, batch: _Batch) -> list[Tensor]:
+    def _propose(self, batch: Batch) -> list[Tensor]:
         attack = foolbox().attacks.L2CarliniWagnerAttack(
             **{field.name: getattr(self, field.name) for field in fields(self)}
         )
@@ -261,7 +150,7 @@ class AutoProjectedGradient(Attack):
 
     loss: ClassVar[str] = "cross_entropy"
 
-    def _propose(self, batch: _Batch) -> list[Tensor]:
+    def _propose(self, batch: Batch) -> list[Tensor]:
         evasion = toolbox()
         model, images, labels, epsilons, _ = batch
         classifier, classes = toolbox_classifier(model, images)
@@ -302,7 +191,7 @@ class AutoProjectedGradient(Attack):
         for candidate in (last, getattr(adversary, "x_max", last)):
             if len(candidate) != len(images):
                 continue
-            pixels = self._within(images, to_tensor(candidate, images), epsilon)
+            pixels = self.within(images, to_tensor(candidate, images), epsilon)
             better = (model.predict(pixels) != labels) & ~misclassified
             best[~misclassified] = pixels[~misclassified]
             misclassified |= better
@@ -328,7 +217,7 @@ class Square(Attack):
     steps: int = 1000
     initial_share: float = 0.8
 
-    def _propose(self, batch: _Batch) -> list[Tensor]:
+    def _propose(self, batch: Batch) -> list[Tensor]:
         evasion = toolbox()
         model, images, labels, epsilons, _ = batch
         side = math.sqrt(self.initial_share * images.shape[-1] * images.shape[-2])
@@ -360,41 +249,40 @@ ATTACKS: dict[str, Callable[..., Attack]] = {
     "apgd_ce": AutoProjectedGradient,
     "apgd_dlr": AutoProjectedGradientDLR,
     "square": Square,
+    "autoattack": AutoAttack,
+    "autoattack_l2": AutoAttackL2,
 }
 
 
-def make(attack: str | Attack, steps: int | None = None) -> tuple[str, Attack]:
+def make(attack: str | Attack, steps: int | None = None, queries: int | None = None) -> tuple[str, Attack]:
     """Return the name and the adversary of an attack that is given by either.
 
     Args:
         attack: a name of ``ATTACKS`` (``-`` and capitals do not matter) or an adversary with its own hyperparameters.
         steps: replaces the number of steps that a name stands for.
+        queries: replaces the queries of Square that ``autoattack`` makes.
 
     Raises:
-        ValueError: for an unknown name, or ``steps`` for an attack of one step or one that is already built.
+        ValueError: for an unknown name, or a number for an attack that does not have it or that is already built.
 
     Example:
         >>> make("pgd-linf", steps=10)
         ('pgd_linf', ProjectedGradient(steps=10, relative_stepsize=None, restarts=1))
     """
+    given = {name: count for name, count in (("steps", steps), ("queries", queries)) if count is not None}
     if isinstance(attack, Attack):
-        if steps is not None:
-            raise ValueError(f"steps={steps} cannot change an attack that is already built: set it there")
+        for name, count in given.items():
+            raise ValueError(f"{name}={count} cannot change an attack that is already built: set it there")
         names = [name for name, kind in ATTACKS.items() if kind is type(attack)]
         return (names or [type(attack).__name__])[0], attack
     name = str(attack).lower().replace("-", "_")
     if name not in ATTACKS:
         raise ValueError(f"attack must be one of {', '.join(ATTACKS)}, but is {attack!r}")
-    if steps is None:
-        return name, ATTACKS[name]()
-    if name == "fgs":
-        raise ValueError(f"steps={steps} does not fit fgs, which takes one step")
-    return name, ATTACKS[name](steps=steps)
-
-
-def targetable() -> list[str]:
-    """Return the names of the attacks that have a targeted form."""
-    return [name for name, kind in ATTACKS.items() if getattr(kind, "targeted", False)]
+    known = {field.name for field in fields(ATTACKS[name]())}
+    for option, count in given.items():
+        if option not in known:
+            raise ValueError(f"{option}={count} does not fit {name}, which has no {option}")
+    return name, ATTACKS[name](**given)
 
 
 def parse_epsilons(adversary: Attack, epsilons: float | str | Sequence[float | str] | None) -> tuple[float | None, ...]:

@@ -13,59 +13,50 @@ An output folder also holds ``images.safetensors``: originals and adversarial im
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ...compute.contexts import frozen
 from ...data.record import TrainingRecord
-from ...data.sample import Sample, SampleOptions, check_counts, open_sample
+from ...data.sample import Sample, check_counts, open_sample
 from ...embeddings.pixels import PixelModel
 from ...metrics.intervals import share_interval, wilson_interval
 from ...metrics.robustness import attack_summary, l2_summary
 from ...runs import schema
 from ...runs.digests import weights_digest
 from ...runs.files import replacing
-from ...runs.schema import BudgetResult, ImageAttackResult, ImageRedraws
+from ...runs.schema import BudgetResult, ImageAttackResult, ImageRedraws, MemberResult
 from ..runner import Method, Record, Target, not_skipped, run
 from ..victim import Victim
-from .adversaries import Attack, make, parse_epsilons
+from .adversaries import make, parse_epsilons
+from .adversary import Attack
+from .auto_attack import AutoAttack
 from .examples import class_index, fit_sample, read_pixels
+from .options import Job, read_job
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .options import ImageOptions
 
 Budgets = Sequence[float | None]
-_BATCH_SIZE = 32
 
 
 def attack_image(
     model: nn.Module | str | Path,
-    dataset: Any,
+    dataset: object,
     attack: str | Attack = "pgd_linf",
     *,
-    processor: Any = None,
     epsilon: float | str | Sequence[float | str] | None = None,
     target: int | str | None = None,
     steps: int | None = None,
-    num_examples: int | None = 500,
-    how: str = "stratified",
-    seed: int = 0,
-    noise: str = "mean",
-    redraws: int = 20,
-    batch_size: int = _BATCH_SIZE,
-    output_dir: str | Path | None = None,
+    queries: int | None = None,
     save_images: int = 32,
-    split: str | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    match_labels: str = "name",
-    column_names: str | Sequence[str] | None = None,
-    config_name: str | None = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    device: str | torch.device | None = None,
-    progress: bool = True,
+    **options: "Unpack[ImageOptions]",
 ) -> ImageAttackResult:
     """Attack the images that a classifier gets right, and return how many it still gets right.
 
@@ -75,33 +66,37 @@ def attack_image(
             images and labels. A data set without splits is attacked whole; if ``model`` was trained on it, only its
             held-out rows are.
         attack: a name of ``hf_vub.attacks.image.adversaries.ATTACKS`` or an adversary with its own hyperparameters.
-        processor: its image processor, or the folder or Hub id of one; None takes the one saved with ``model``. A
-            module that was never saved then takes [0, 1] pixels as they are.
         epsilon: one or several budgets in [0, 1] pixels, as numbers or fractions such as "8/255"; None for the
             attack's own (8/255 for most). The top level of the result is the largest one's row of ``budgets``.
         target: class to reach, by name or index, for attacks that have a targeted form. Inputs of that class are left
             alone.
         steps: steps of the attack, replacing its default.
-        num_examples: how many images; None for all.
-        how: ``"stratified"`` (drawn with ``seed``, each class in its share) or ``"first"``.
-        seed: seed of the sample and of the attack.
-        noise: the declared predictor: ``"mean"``, ``"sampled"`` or ``"averaged:k"``.
-        redraws: fresh draws over which each adversarial example of a random predictor is scored again.
-        batch_size: images attacked together; part of what the run is, as attacks may look at a whole batch.
-        output_dir: folder for results, records and images; a run found there is resumed. None saves nothing. In a
-            subfolder of the checkpoint that is attacked, the checkpoint's model card shows the result.
+        queries: queries of Square in ``"autoattack"``, replacing its default.
         save_images: number of examples, evenly spread over the run, whose images are kept (where attacked).
-        split: split of a named data set; its test split by default.
-        image_column: column of images; the usual names are recognised.
-        label_column: column of labels; the usual names are recognised.
-        match_labels: match the classes of data and model by ``"name"`` (by number where one side has no names) or by
-            ``"number"``.
-        column_names: names of the columns of a CSV file without a header, in order or between commas.
-        config_name: configuration of a data set on the Hub.
-        revision: revision of ``model`` on the Hub.
-        trust_remote_code: run code that comes with ``model``.
-        device: where to compute; None leaves a module where it is and puts a loaded one on the accelerator.
-        progress: say which rows are attacked, and show a bar with the running success rate if stderr is a terminal.
+        options: keywords that all attacks on images share:
+
+            - ``processor`` (None): the image processor, or the folder or Hub id of one; None takes the one saved with
+              ``model``. A module that was never saved then takes [0, 1] pixels as they are.
+            - ``num_examples`` (500): how many images; None for all.
+            - ``how`` ("stratified"): drawn with ``seed``, each class in its share; or "first".
+            - ``seed`` (0): of the sample and of the attack.
+            - ``noise`` ("mean"): the declared predictor, "mean", "sampled" or "averaged:k".
+            - ``redraws`` (20): fresh draws over which each adversarial example of a random predictor is scored again.
+            - ``batch_size`` (32): images attacked together; part of what the run is, as attacks may look at them all.
+            - ``output_dir`` (None): folder for results, records and images; a run found there is resumed. None saves
+              nothing. In a subfolder of the checkpoint that is attacked, the checkpoint's model card shows the result.
+            - ``split`` (None): of a named data set; its test split by default.
+            - ``image_column``, ``label_column`` (None): the usual names are recognised.
+            - ``match_labels`` ("name"): match the classes of data and model by name (by number where one side has no
+              names) or by "number".
+            - ``column_names`` (None): of the columns of a CSV file without a header, in order or between commas.
+            - ``config_name`` (None): configuration of a data set on the Hub.
+            - ``revision`` (None): of ``model`` on the Hub.
+            - ``trust_remote_code`` (False): run code that comes with ``model``.
+            - ``device`` (None): where to compute; None leaves a module where it is and puts a loaded one on the
+              accelerator.
+            - ``progress`` (True): say which rows are attacked, and show a bar with the running success rate if stderr
+              is a terminal.
 
     Returns:
         The result: ``clean_accuracy`` over all readable inputs, ``accuracy_under_attack``, ``attack_success_rate`` over
@@ -117,17 +112,10 @@ def attack_image(
     Example:
         >>> attack_image(model, dataset, "cw", target="soccer ball", num_examples=100).l2_mean  # doctest: +SKIP
     """
-    check_counts(batch_size=batch_size)
-    victim = Victim(
-        model, processor, noise=noise, redraws=redraws, batch_size=batch_size, device=device, revision=revision,
-        trust_remote_code=trust_remote_code,
-    )  # fmt: skip
-    rows = SampleOptions(
-        dataset, num_examples, how, seed, split, image_column, label_column, match_labels, column_names, config_name
-    )
-    name, adversary = make(attack, steps)
+    job = read_job(model, dataset, options)
+    name, adversary = make(attack, steps, queries)
     search = _Search(name, adversary, parse_epsilons(adversary, epsilon), target, save_images)
-    return _attack(victim, rows, search, output_dir, progress)
+    return _attack(job, search)
 
 
 @dataclass(frozen=True)
@@ -146,9 +134,8 @@ class _Search:
             self.adversary.check_targeted()
 
 
-def _attack(
-    victim: Victim, options: SampleOptions, search: _Search, output_dir: str | Path | None, progress: bool
-) -> ImageAttackResult:
+def _attack(job: Job, search: _Search) -> ImageAttackResult:
+    victim, options = job.victim, job.rows
     record = TrainingRecord.load(victim.model, victim.revision)
     sample = open_sample(options, "image", [record] if record is not None else [])
     network, processor, model_name = victim.load("image")
@@ -174,8 +161,8 @@ def _attack(
             "weights": weights_digest(network),
             "rows": sample.digest(),
         }
-        target = Target(model_name, {}, None if output_dir is None else Path(output_dir), record)
-        return run(method, sample, {"": target}, settings, progress)[""]
+        target = Target(model_name, {}, job.folder, record)
+        return run(method, sample, {"": target}, settings, job.progress)[""]
 
 
 class _ImageMethod(Method[ImageAttackResult]):
@@ -187,8 +174,11 @@ class _ImageMethod(Method[ImageAttackResult]):
         self, sample: Sample, shape: torch.Size, model: PixelModel, search: _Search, goal: int | None, victim: Victim
     ):
         self.sample, self.shape, self.model, self.search, self.goal = sample, shape, model, search, goal
-        self.group_size = victim.batch_size or _BATCH_SIZE
+        self.group_size = victim.batch_size or len(sample)
         self.redraws = victim.redraws if model.random else 0
+        self.members: tuple[str, ...] = ()
+        if isinstance(search.adversary, AutoAttack):
+            self.members = search.adversary.members_for(len(sample.class_names), model.random)
         count = search.save_images
         self.shown = {sample.rows[place * len(sample) // count] for place in range(count)}
         self.images: dict[str, Tensor] = {}
@@ -235,7 +225,10 @@ class _ImageMethod(Method[ImageAttackResult]):
         own = {key: value for key, value in settings.items() if key not in ("save_images", "redraws", "epsilons")}
         kept = not_skipped(records)
         budgets = [
-            _budget(kept, place, epsilon, self.redraws, self.goal is not None)
+            replace(
+                _budget(kept, place, epsilon, self.redraws, self.goal is not None),
+                members=_members(kept, place, self.members),
+            )
             for place, epsilon in enumerate(self.search.epsilons)
         ]
         summary = {
@@ -289,8 +282,11 @@ class _ImageMethod(Method[ImageAttackResult]):
                 turned = turned & (each.adversarial != images).flatten(1).any(dim=1)
                 columns["redraws_turned"] = turned.sum(dim=0)
             rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-            for record, values in zip(batch.records, rows, strict=True):
-                record["outcomes"].append({"epsilon": epsilon, **dict(zip(columns, values, strict=True))})
+            for record, values, member in zip(batch.records, rows, each.member.tolist(), strict=True):
+                outcome = {"epsilon": epsilon, **dict(zip(columns, values, strict=True))}
+                if adversary.members:
+                    outcome["attack"] = adversary.members[member] if member >= 0 else None
+                record["outcomes"].append(outcome)
         if self.redraws:
             wrong = (self.model.redraw(images, self.redraws) != labels).sum(dim=0)
             for record, count in zip(batch.records, wrong.tolist(), strict=True):
@@ -340,6 +336,19 @@ def _budget(kept: Sequence[Record], place: int, epsilon: float | None, redraws: 
         **l2_summary([0.0 if outcome is None else outcome["l2"] for outcome in outcomes], wins),
         redraws=_redrawn(tried, place, redraws) if redraws and tried else None,
     )
+
+
+def _members(kept: Sequence[Record], place: int, names: Sequence[str]) -> tuple[MemberResult, ...] | None:
+    """Return what each member of an ensemble did at one budget; None for a single attack."""
+    if not names:
+        return None
+    winners = [record["outcomes"][place]["attack"] for record in kept if record["status"] == "attacked"]
+    left, results = len(winners), []
+    for name in names:
+        count = winners.count(name)
+        results.append(MemberResult(attack=name, num_attacked=left, num_successes=count))
+        left -= count
+    return tuple(results)
 
 
 def _redrawn(tried: Sequence[Record], place: int, draws: int) -> ImageRedraws:

@@ -1,4 +1,4 @@
-"""Call Foolbox and the Adversarial Robustness Toolbox (ART): import them, and hand over models, images and labels."""
+"""Call Foolbox, pyautoattack and the Adversarial Robustness Toolbox (ART): import them, and hand over images."""
 
 import contextlib
 import warnings
@@ -34,6 +34,19 @@ def toolbox() -> Any:
             'this attack needs adversarial-robustness-toolbox: pip install "hf_vub[image-attacks]"'
         ) from error
     return evasion
+
+
+def reference_attacks() -> Any:
+    """Import the members of AutoAttack from pyautoattack; raise ImportError with the command that installs it.
+
+    Returns:
+        A namespace of ``APGDAttack``, ``APGDAttack_targeted``, ``FABAttack_PT`` and ``SquareAttack``.
+    """
+    try:
+        from pyautoattack import autoattack
+    except ImportError as error:
+        raise ImportError('this attack needs pyautoattack: pip install "hf_vub[image-attacks]"') from error
+    return autoattack
 
 
 def run_foolbox(

@@ -148,6 +148,16 @@ class TextAttackResult(AttackResult):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class MemberResult(Part):
+    """What one attack of an ensemble did."""
+
+    attack: str
+    num_attacked: int
+    """Images that the earlier members left."""
+    num_successes: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class BudgetResult(Part):
     """An image attack at one budget."""
 
@@ -161,6 +171,8 @@ class BudgetResult(Part):
     """Mean L2 distance of successes in [0, 1] pixels; None without a success."""
     l2_median: float | None
     redraws: ImageRedraws | None = None
+    members: tuple[MemberResult, ...] | None = None
+    """The attacks of an ensemble, in their order."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -178,6 +190,7 @@ class ImageAttackResult(AttackResult):
     l2_mean: float | None
     l2_median: float | None
     redraws: ImageRedraws | None = None
+    members: tuple[MemberResult, ...] | None = None
     budgets: tuple[BudgetResult, ...]
 
 
