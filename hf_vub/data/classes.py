@@ -26,10 +26,6 @@ class _Labels:
     values: Sequence[str | int]
     codes: NDArray[np.int64]
 
-    @property
-    def are_names(self) -> bool:
-        return isinstance(self.feature, ClassLabel) or any(isinstance(value, str) for value in self.values)
-
 
 def to_class_labels(splits: Mapping[str, Dataset], name: str) -> dict[str, Dataset]:
     """Return the splits with their column ``label`` as one ClassLabel.

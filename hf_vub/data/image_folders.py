@@ -100,21 +100,16 @@ def anchor_images(dataset: Dataset, where: str, resolve: Callable[[str], str] | 
     return concatenate_datasets([dataset.remove_columns("image"), images], axis=1)
 
 
-class Inside:
-    """The absolute paths of regular files inside one folder; relative ones start there or where the process runs."""
+def inside(root: Path, path: str) -> str:
+    """Return the absolute path of a file that a row names, from ``root`` or from where the process runs.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root.resolve()
-
-    def __call__(self, path: str) -> str:
-        """Return the absolute path of a file that a row names; ValueError where it is not inside the folder."""
-        for start in (self.root, Path.cwd()):
-            file = start / path
-            if "\0" not in path and file.is_file():
-                if file.resolve().is_relative_to(self.root):
-                    return str(file)
-                break
-        raise ValueError(f"which is not a file in the data set's own folder {self.root}")
+    Raises:
+        ValueError: it is not a regular file inside ``root``.
+    """
+    found = [file for file in (root / path, Path.cwd() / path) if "\0" not in path and file.is_file()]
+    if not found or not found[0].resolve().is_relative_to(root):
+        raise ValueError(f"which is not a file in the data set's own folder {root}")
+    return str(found[0])
 
 
 def allow_remote(path: str) -> str:

@@ -108,7 +108,7 @@ def _number(name: str) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def listed(names: Iterable[object], most: int = 5) -> str:
-    """Return the first names in a row, with dots for the others."""
+def listed(names: Iterable[object]) -> str:
+    """Return the first five names in a row, with dots for the others."""
     shown = [str(name) for name in names]
-    return ", ".join(shown if len(shown) <= most else [*shown[:most], "..."])
+    return ", ".join(shown if len(shown) <= 5 else [*shown[:5], "..."])

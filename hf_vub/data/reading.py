@@ -6,12 +6,13 @@ own folder.
 
 import re
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
-from .image_folders import Inside, allow_remote, has_class_folders, read_images
+from .image_folders import allow_remote, has_class_folders, inside, read_images
 from .tables import BUILDERS, LOADING_ERRORS, read_tables, sentence, split_of
 
 BUILT_IN = ("synthetic-reviews", "digits")
@@ -56,7 +57,8 @@ def read_splits(
     if path.is_file():
         if path.suffix.lower() not in BUILDERS:
             raise ValueError(f"{name} must be one of {', '.join(BUILDERS)}, but is a {path.suffix or 'nameless'} file")
-        return RawSplits(read_tables({split_of(path.stem) or "train": [path]}, names, named), Inside(path.parent))
+        tables = read_tables({split_of(path.stem) or "train": [path]}, names, named)
+        return RawSplits(tables, partial(inside, path.parent.resolve()))
     if path.is_dir():
         return _read_folder(path, names, named)
     if path.exists():
@@ -77,13 +79,13 @@ def _read_folder(path: Path, column_names: Sequence[str] | None, named: Collecti
     if tables:
         by_split: dict[str, list[Path]] = {}
         for file in tables:
-            inside = split_of(file.parent.name) if file.parent != path else None
-            by_split.setdefault(inside or split_of(file.stem) or "train", []).append(file)
-        return RawSplits(read_tables(by_split, column_names, named), Inside(path))
+            of_folder = split_of(file.parent.name) if file.parent != path else None
+            by_split.setdefault(of_folder or split_of(file.stem) or "train", []).append(file)
+        return RawSplits(read_tables(by_split, column_names, named), partial(inside, path.resolve()))
     if column_names is not None:
         raise ValueError(f"column_names is for CSV and TSV files, but {path} holds none")
     if saved:
-        return RawSplits(_read_saved(path), Inside(path))
+        return RawSplits(_read_saved(path), partial(inside, path.resolve()))
     if not folders:
         shown = ", ".join(sorted(child.name for child in path.iterdir())[:10])
         raise ValueError(f"{path} must hold tables or folders of images, but holds {shown or 'nothing'}")
