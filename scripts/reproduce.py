@@ -52,7 +52,7 @@ class Arguments:
     betas: list[float] | None = field(default=None, metadata={"help": "Weights of the rate (1e-3 1e-2 1e-1)."})
     entropy_weights: list[float] | None = field(default=None, metadata={"help": "Weights of VUB's min term (1)."})
     attacks: list[str] | None = field(
-        default=None, metadata={"help": "Attacks by name, or none (deepwordbug pwws; fgs cw; compare: see above)."}
+        default=None, metadata={"help": "Attacks by name, or none (texts deepwordbug pwws; images fgs pgd_linf cw)."}
     )
     num_examples: int | None = field(default=None, metadata={"help": "Test rows attacked (200; compare 100)."})
     cw_examples: int | None = field(default=None, metadata={"help": "Test rows attacked by Carlini-Wagner (16)."})
@@ -65,6 +65,9 @@ class Arguments:
     )
     stress_examples: int | None = field(default=None, metadata={"help": "Test rows for these (100)."})
     validation: float | None = field(default=None, metadata={"help": "Share of training rows held out (0.1)."})
+    choose_on: str | None = field(
+        default=None, metadata={"help": "Rows that choose beta: validation or 'test half' (presets test half)."}
+    )
     max_train: int | None = field(default=None, metadata={"help": "Most training rows (all)."})
     max_test: int | None = field(default=None, metadata={"help": "Most test rows (all)."})
     max_length: int | None = field(default=None, metadata={"help": "Most tokens per text (512)."})

@@ -3,11 +3,11 @@
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from ..data.labels import align_labels, class_names
 from ..model.configuration_vub import VUBConfig
@@ -16,7 +16,7 @@ from ..model.modeling_vub import replace_classifier
 from ..model.timm_processing import timm_image_processor
 from ..model.trust import load
 from .experiments import Experiment
-from .heads import Backbone
+from .heads import Backbone, Processor
 
 
 class LoadedBackbone(NamedTuple):
@@ -30,7 +30,7 @@ class LoadedBackbone(NamedTuple):
     """
 
     model: Backbone
-    processor: Any
+    processor: Processor
     classifier: nn.Linear | None
     class_names: Sequence[str]
 
@@ -62,7 +62,7 @@ def load_backbone(settings: Experiment, num_labels: int, texts: Sequence[str]) -
     model.head.reset_parameters()
     model = model.float().eval()
     processor = _processor(settings, model, texts)
-    if settings.task == "text":
+    if isinstance(processor, PreTrainedTokenizerBase):
         set_padding(model, processor)
     return LoadedBackbone(model, processor, classifier, names)
 
@@ -98,13 +98,14 @@ def _classifier(settings: Experiment, num_labels: int) -> tuple[nn.Linear | None
     return classifier, class_names(stock.config, num_labels)
 
 
-def _processor(settings: Experiment, model: Backbone, texts: Sequence[str]) -> Any:
+def _processor(settings: Experiment, model: Backbone, texts: Sequence[str]) -> Processor:
     """Return the saved tokenizer or image processor, or the one that random weights need."""
     config = model.config.backbone_config
     if settings.task == "image" and config.model_type == "timm_wrapper":
         return timm_image_processor(config.pretrained_cfg or {})
     try:
-        return load_processor(settings.model, settings.task)
+        processor: Processor = load_processor(settings.model, settings.task)
+        return processor
     except (OSError, ValueError):
         if settings.task == "image" or not settings.from_config:
             raise

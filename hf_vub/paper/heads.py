@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from ..embeddings.extraction import Features
 from ..metrics.classification import classification_metrics, reliability_bins
@@ -16,6 +17,8 @@ from ..runs.files import plain, replacing
 from ..runs.schema import Metrics, Reliability
 from ..sweep.heads import HeadRun, Settings, SweepResult
 
+Processor = PreTrainedTokenizerBase | BaseImageProcessor
+"""What turns texts or images into the inputs of a backbone."""
 Backbone = VUBForSequenceClassification | VUBForImageClassification
 """A model with ``features(**inputs)``, whose own head is not used."""
 
@@ -81,6 +84,11 @@ def measure(head: nn.Module, rows: Features, run: HeadRun | None, settings: Sett
         metrics |= _terms(run, settings, head, rows)
     bins = reliability_bins(logits, rows.labels)
     return metrics, Reliability.from_json({name: plain(values) for name, values in bins.items()})
+
+
+def right_rows(head: nn.Module, rows: Features) -> Tensor:
+    """Return for each row, bool (rows,), if a head classifies it correctly through its mean."""
+    return torch.cat([logits.argmax(dim=-1) for logits in in_blocks(head, rows.features)]) == rows.labels
 
 
 def _terms(run: HeadRun, settings: Settings, head: VUBHead, rows: Features) -> dict[str, float]:

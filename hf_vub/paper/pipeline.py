@@ -1,11 +1,10 @@
 """The stages of an experiment: embed, fit the baselines, sweep, evaluate, attack."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import nn
@@ -15,14 +14,15 @@ from ..data.splits import Splits, label_names, load_splits
 from ..embeddings.extraction import Features, extract
 from ..model.information import label_entropy
 from ..runs.digests import weights_digest
-from ..runs.schema import AttackSummary, DataSummary, HeadResult, Metrics, Part, Reliability
+from ..runs.schema import AttackSummary, DataSummary, HeadResult, Metrics, Outcomes, Part, Reliability
 from ..sweep.baselines import early_stopped_mlp, logistic_regression
 from ..sweep.heads import HeadRun, Settings, train_heads
 from .backbone import LoadedBackbone, aligned_classifier, load_backbone
 from .experiments import Experiment
 from .grid import choose, phases, points
 from .grid_attacks import Attacked, GridAttack, slug
-from .heads import load_head, measure, save_head
+from .heads import load_head, measure, right_rows, save_head
+from .outcomes import pack
 from .stages import Stages
 
 logger = logging.getLogger(__name__)
@@ -74,6 +74,7 @@ class Measured(Part):
     metrics: Metrics
     reliability: Reliability
     validation: Metrics | None = None
+    correct: str
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,13 +102,15 @@ class Pipeline:
         """Read train, test and, if any rows are held out, validation."""
         own = self.settings
         splits = load_splits(
-            own.dataset, medium=own.task, max_train=own.max_train, max_test=own.max_test, validation=own.validation,
+            own.dataset, medium=own.task, max_train=own.max_train, max_test=own.max_test, validation=own.held_out,
             seed=own.seed, **own.columns(),
         )  # fmt: skip
         if "train" not in splits:
             raise ValueError(f"dataset {own.dataset} has no training split")
-        if own.validation == 0:
+        if own.held_out == 0:
             splits.pop("validation", None)  # the paper chooses on the test split
+        if own.choose_on == "test half":
+            halve_test(splits, own.seed)
         return splits
 
     @cached_property
@@ -129,7 +132,17 @@ class Pipeline:
     def embedded(self) -> Embedded:
         """Extract the features of every split."""
         own = self.settings
-        places = ("task", "model", "validation", "max_train", "max_test", "max_length", "from_config", "seed")
+        places = (
+            "task",
+            "model",
+            "validation",
+            "choose_on",
+            "max_train",
+            "max_test",
+            "max_length",
+            "from_config",
+            "seed",
+        )
         inputs: dict[str, object] = {name: getattr(own, name) for name in places}
         inputs |= {"dataset": own.dataset, "columns": own.columns(), "match_labels": own.match_labels}
         inputs["files"] = [_identity(own.model), _identity(own.dataset)]
@@ -188,11 +201,18 @@ class Pipeline:
 
     def _fit(self, key: str) -> Fitted:
         train = self.rows("train")
-        options: dict[str, Any] = {"num_labels": self.embedded.data.num_labels, "seed": self.settings.seed}
-        if "validation" in self.embedded.caches:
-            held_out = self.rows("validation")
-            options |= {"validation_features": held_out.features, "validation_labels": held_out.labels}
-        made = [fit(train.features, train.labels, **options) for fit in (logistic_regression, early_stopped_mlp)]
+        held_out = self.rows("validation") if "validation" in self.embedded.caches else None
+        made = [
+            fit(
+                train.features,
+                train.labels,
+                num_labels=self.embedded.data.num_labels,
+                validation_features=None if held_out is None else held_out.features,
+                validation_labels=None if held_out is None else held_out.labels,
+                seed=self.settings.seed,
+            )
+            for fit in (logistic_regression, early_stopped_mlp)
+        ]
         for baseline in made:
             save_head(baseline.module, self._weights(baseline.name, weights_digest(baseline.module)))
         return Fitted(
@@ -265,7 +285,7 @@ class Pipeline:
     @cached_property
     def evaluated(self) -> Evaluated:
         """Measure every head on the test and validation rows."""
-        return self.stages.run("evaluate", Evaluated, self.weights, self._evaluate)
+        return self.stages.run("evaluate", Evaluated, {**self.weights, "rows": "correct"}, self._evaluate)
 
     def _evaluate(self, key: str) -> Evaluated:
         own, data = self.settings, self.embedded.data
@@ -277,7 +297,8 @@ class Pipeline:
             found = {split: measure(head, self.rows(split), self.grid.get(name), shared) for split in splits}
             metrics, reliability = found["test"]
             validation = found["validation"][0] if "validation" in found else None
-            measured[name] = Measured(metrics=metrics, reliability=reliability, validation=validation)
+            correct = pack(right_rows(head, self.rows("test")))
+            measured[name] = Measured(metrics=metrics, reliability=reliability, validation=validation, correct=correct)
         return Evaluated(heads=measured)
 
     @cached_property
@@ -286,11 +307,11 @@ class Pipeline:
         own = self.settings
         names = ("attacks", "num_examples", "cw_examples", "cw_steps", "how", "epsilons", "target", "stress")
         inputs = {name: getattr(own, name) for name in (*names, "stress_examples", "seed", "max_length", "name")}
-        inputs |= {"heads": self.weights, "splits": self.embedded.data.data_rows}
+        inputs |= {"heads": self.weights, "splits": self.embedded.data.data_rows, "rows": "outcomes"}
         return self.stages.run("attack", Attacked, inputs, self._attack)
 
     def _attack(self, key: str) -> Attacked:
-        runs = self.runs({})
+        runs = self.runs()
         chosen = choose(runs, "validation", self.settings.choose_by)
         names = list(self.heads)
         if self.settings.is_comparison:
@@ -311,18 +332,45 @@ class Pipeline:
         )
         return attack.run()
 
-    def runs(self, attacks: Mapping[str, Mapping[str, AttackSummary]]) -> list[HeadResult]:
-        """Return every head of the grid with its metrics and attacks."""
+    def runs(self, attacked: Attacked | None = None) -> list[HeadResult]:
+        """Return every head of the grid with its metrics and, where they were made, its attacks."""
         return [
             HeadResult(
                 **asdict(run),
                 name=name,
                 **self.evaluated.heads[name],
                 phases=phases(self.swept.histories[name]),
-                attacks=dict(attacks.get(name, {})),
+                **attacks_on(name, attacked),
             )
             for name, run in self.grid.items()
         ]
+
+
+class HeadAttacks(TypedDict):
+    """The fields of a result that hold the attacks on one head."""
+
+    attacks: dict[str, AttackSummary]
+    outcomes: dict[str, Outcomes]
+
+
+def attacks_on(name: str, attacked: Attacked | None) -> HeadAttacks:
+    """Return the attacks on one head; none where it was not attacked."""
+    if attacked is None:
+        return {"attacks": {}, "outcomes": {}}
+    return {"attacks": attacked.attacks.get(name, {}), "outcomes": attacked.outcomes.get(name, {})}
+
+
+def halve_test(splits: Splits, seed: int) -> None:
+    """Choose on one half of the test rows and test on the other, stratified and fixed by a seed.
+
+    A backbone that was fine-tuned on the training split has seen the rows that are held out of it, and has not seen
+    these.
+    """
+    test, origin = splits["test"], splits.origin["test"]
+    halves = test.train_test_split(test_size=0.5, seed=seed, stratify_by_column="label")
+    splits["validation"], splits["test"] = halves["train"], halves["test"]
+    for name, which in (("validation", "one half"), ("test", "the other half")):
+        splits.origin[name] = f"{which} of {origin}, stratified, seed {seed}"
 
 
 def _seen(record: TrainingRecord, splits: Splits) -> dict[str, int]:

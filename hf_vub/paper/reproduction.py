@@ -28,7 +28,7 @@ from .claims import with_statistics
 from .comparison import with_recommendation
 from .experiments import Experiment, comparison
 from .grid_attacks import Attacked
-from .pipeline import LOGISTIC, VANILLA, Evaluated, Pipeline
+from .pipeline import LOGISTIC, VANILLA, Evaluated, Pipeline, attacks_on
 from .report import write_report
 
 logger = logging.getLogger(__name__)
@@ -108,13 +108,13 @@ def compare(
 
 def _results(pipeline: Pipeline, evaluated: Evaluated, attacked: Attacked) -> Reproduction:
     """Return everything but the chosen settings and what follows from them."""
-    own, attacks = pipeline.settings, attacked.attacks
+    own = pipeline.settings
     baselines = {
         name: BaselineResult(
             origin="checkpoint" if name == VANILLA else name,
             hyperparameters=dict(pipeline.fitted.hyperparameters[name]) if name != VANILLA else None,
             **evaluated.heads[name],
-            attacks=attacks.get(name, {}),
+            **attacks_on(name, attacked),
         )
         for name in pipeline.heads
         if name not in pipeline.grid
@@ -137,7 +137,7 @@ def _results(pipeline: Pipeline, evaluated: Evaluated, attacked: Attacked) -> Re
         data=pipeline.embedded.data,
         vanilla=stock,
         baselines=baselines,
-        runs=tuple(pipeline.runs(attacks)),
+        runs=tuple(pipeline.runs(attacked)),
         curves=tuple(curves),
         stress=attacked.stress,
         examples=attacked.examples,

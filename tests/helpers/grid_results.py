@@ -8,15 +8,20 @@ import numpy as np
 from hf_vub.paper.claims import with_statistics
 from hf_vub.paper.comparison import with_recommendation
 from hf_vub.paper.grid import phases
+from hf_vub.paper.outcomes import pack
 from hf_vub.runs.files import plain
 from hf_vub.runs.schema import Reproduction
 
 HOSTILE = '</script><script>document.title="owned"</script><img src=x onerror=alert(1)>|`$\\{}_%&'
 
 
-def make(task="text", runs=5, epochs=40, gain=0.02, hostile=False, seed=0):
-    """Return results where VUB beats VIB by ``gain`` in accuracy and in robustness."""
-    return with_statistics(Reproduction.from_json(plain(_content(task, runs, epochs, gain, hostile, seed))))
+def make(task="text", runs=5, epochs=40, gain=0.02, hostile=False, seed=0, guided_gain=None):
+    """Return results where VUB beats VIB by ``gain`` in accuracy and in robustness.
+
+    By guided search it is more robust by ``guided_gain``; None for the same gain as by its own score.
+    """
+    content = _content(task, runs, epochs, gain, hostile, seed, gain if guided_gain is None else guided_gain)
+    return with_statistics(Reproduction.from_json(plain(content)))
 
 
 def make_comparison(baselines=True, vanilla="checkpoint", seen=None, **options):
@@ -43,16 +48,22 @@ def _baseline(rng, name, attacks):
     }
 
 
-def _content(task, runs, epochs, gain, hostile, seed):
+def _content(task, runs, epochs, gain, hostile, seed, guided_gain=None):
     rng = np.random.default_rng(seed)
     classes = ["neg", "pos"] if task == "text" else [f"class {number}" for number in range(10)]
     if hostile:
         classes[0] = HOSTILE
-    columns = {"text": ["DWB", "PWWS"], "image": ["FGS 8/255", "FGS 0.1", "FGS 0.5", "CW"]}[task]
+    columns = {
+        "text": ["DWB", "DWB guided", "PWWS", "PWWS guided"],
+        "image": ["FGS 8/255", "FGS 0.1", "FGS 0.5", "pgd_linf 8/255", "pgd_linf 0.1", "CW"],
+    }[task]
+    ease = rng.random(200)
     grid = []
     curves = []
     for objective in ("vib", "vub"):
         better = gain if objective == "vub" else 0.0
+        hidden = (gain if guided_gain is None else guided_gain) if objective == "vub" else 0.0
+        rates = {name: 0.5 - 5 * (hidden if "guided" in name else better) for name in columns}
         for beta in (1e-3, 1e-2, 1e-1):
             for run in range(runs):
                 accuracy = 0.9 + better - beta / 10 + 0.001 * rng.random()
@@ -67,7 +78,9 @@ def _content(task, runs, epochs, gain, hostile, seed):
                         "validation": _metrics(rng, accuracy, beta, objective),
                         "reliability": _reliability(rng, accuracy),
                         "phases": phases(history),
-                        "attacks": {name: _attack(rng, name, 0.5 - 5 * better) for name in columns},
+                        "attacks": {name: _attack(rng, name, rates[name]) for name in columns},
+                        "outcomes": {name: _outcomes(rng, name, ease, rates[name]) for name in columns},
+                        "correct": pack(ease + 0.01 * rng.random(200) > 0.1 - better),
                     }
                 )
     results = {
@@ -95,6 +108,8 @@ def _content(task, runs, epochs, gain, hostile, seed):
             "validation": {"accuracy": 0.905, "nll": 0.3, "brier": 0.2, "ece": 0.03},
             "reliability": _reliability(rng, 0.905),
             "attacks": {name: _attack(rng, name, 0.8) for name in columns},
+            "outcomes": {name: _outcomes(rng, name, ease, 0.8) for name in columns},
+            "correct": pack(ease > 0.105),
         },
         "runs": grid,
         "curves": curves,
@@ -176,7 +191,7 @@ def _reliability(rng, accuracy):
 
 def _attack(rng, name, rate):
     rate = float(np.clip(rate + 0.01 * rng.random(), 0, 1))
-    image = name.startswith(("FGS", "CW"))
+    image = name.startswith(("FGS", "CW", "pgd"))
     found = {
         "kind": "image_attack" if image else "text_attack",
         "attack": name.split()[0],
@@ -191,7 +206,19 @@ def _attack(rng, name, rate):
         "attack_success_rate": rate,
         "attack_success_interval": [max(0.0, rate - 0.05), min(1.0, rate + 0.05)],
     }
+    budget = {"8/255": 8 / 255, "0.1": 0.1, "0.5": 0.5}.get(name.split()[-1])
+    found |= {"epsilon": budget} if budget else {}
     return found | ({"l2_mean": 2 - rate, "l2_median": 1.9} if image else {"words_perturbed_mean": 4.0})
+
+
+def _outcomes(rng, name, ease, rate):
+    """Return what happened to 200 rows, of which the hardest 20 are misclassified before."""
+    hard = ease + 0.01 * rng.random(len(ease))
+    letters = ["-" if e < 0.1 else "S" if h < 0.1 + 0.9 * rate else "F" for e, h in zip(ease, hard, strict=True)]
+    found = {"letters": "".join(letters)}
+    if name == "CW":
+        found["l2"] = [2 - rate + 0.2 * e if letter == "S" else None for e, letter in zip(ease, letters, strict=True)]
+    return found
 
 
 def _examples(task, classes, hostile):

@@ -51,6 +51,7 @@ from .guided import GuidedAttack, GuidedComparison, GuidedHead, GuidedSearch, Pl
 from .part import Part
 from .reproduction import (
     BaselineResult,
+    BetaVerdict,
     Choice,
     ClaimVerdict,
     DataSummary,
@@ -58,6 +59,7 @@ from .reproduction import (
     HeadResult,
     HeadSettings,
     ImageExample,
+    Outcomes,
     Phases,
     Reliability,
     Reproduction,

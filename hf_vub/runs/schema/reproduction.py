@@ -1,6 +1,6 @@
 """The result of a reproduction: stock classifier, heads, attacks, statistics and the paper's claims."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from .attacks import AttackSummary, Check
@@ -62,6 +62,16 @@ class Phases(Part):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Outcomes(Part):
+    """What one attack did to each of its rows, in the same order for every classifier."""
+
+    letters: str
+    """S for a success, F for a failure, - for a row that was not attacked, such as one misclassified before."""
+    l2: tuple[float | None, ...] | None = None
+    """Distances of the successes in [0, 1] pixels."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class BaselineResult(Part):
     """A classifier without a bottleneck on the same features: the stock classifier, or one fitted to them."""
 
@@ -76,6 +86,10 @@ class BaselineResult(Part):
     """On the validation rows; None without any."""
     attacks: dict[str, AttackSummary]
     """By column of the table."""
+    outcomes: dict[str, Outcomes] = field(default_factory=dict)
+    """By column of the table; empty in files older than paired comparisons."""
+    correct: str | None = None
+    """Which test rows were classified correctly: their number, a colon, and one bit each in base64."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,6 +104,10 @@ class HeadResult(HeadSettings):
     phases: Phases
     attacks: dict[str, AttackSummary]
     """By column of the table."""
+    outcomes: dict[str, Outcomes] = field(default_factory=dict)
+    """By column of the table; empty in files older than paired comparisons."""
+    correct: str | None = None
+    """Which test rows were classified correctly: their number, a colon, and one bit each in base64."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -213,6 +231,21 @@ class Statistic(Part):
     permutation_holm: float
 
 
+Verdict = Literal["holds", "does not hold", "cannot be tested here"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BetaVerdict(Part):
+    """A claim at one beta, the same for both objectives."""
+
+    beta: float
+    ours: str
+    verdict: Verdict
+    p_value: float | None
+    p_holm: float | None
+    """``p_value`` after Holm's correction over the betas."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ClaimVerdict(Part):
     """One claim of the paper and what the data says of it."""
@@ -221,11 +254,22 @@ class ClaimVerdict(Part):
     paper: str
     """The paper's numbers."""
     ours: str
-    verdict: Literal["holds", "does not hold", "cannot be tested here"]
+    verdict: Verdict
     p_value: float | None
+    """Of the claim on robustness, the larger of two: in the column of the claim, and in the worst case."""
     p_holm: float | None
     """``p_value`` after Holm's correction over the claims tested."""
     why: str
+    test: str | None = None
+    """How it was tested; None in files older than paired comparisons, which tested seeds."""
+    betas: dict[str, float] | None = None
+    """The chosen beta of each objective compared."""
+    num_rows: int | None = None
+    """Test rows that were compared: of attacks those attacked on both sides with at least one seed."""
+    seeds: int | None = None
+    margin: float | None = None
+    """The largest difference that counts as "no worse", in the unit of the column."""
+    at_every_beta: tuple[BetaVerdict, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
