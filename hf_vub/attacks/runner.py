@@ -30,14 +30,14 @@ from ..runs.files import read_json
 from ..runs.processes import processes
 from ..runs.provenance import provenance
 from ..runs.run_log import RunLog
-from ..runs.schema import AttackResult
+from ..runs.schema import Result
 
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 """What became of one example: "index" (its row), "label", "status", "seconds", and more where it was attacked."""
 
-ResultT = TypeVar("ResultT", bound=AttackResult)
+ResultT = TypeVar("ResultT", bound=Result)
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,10 @@ class Method(ABC, Generic[ResultT]):
 
     def end_run(self, folder: Path) -> None:
         """Complete the files of a run, once all its records are there."""
+
+    def result_path(self, folder: Path) -> Path:
+        """Return the file that the result is written to."""
+        return folder / "result.json"
 
     @abstractmethod
     def succeeded(self, record: Record) -> bool:
@@ -149,7 +153,7 @@ def run(
             results[name] = method.result(about, log.settings, records)
             if log.path is not None and state.is_main_process:
                 method.end_run(log.path)
-                results[name].save(log.path / "result.json")
+                results[name].save(method.result_path(log.path))
                 refresh_model_card(log.path.absolute().parent)
     return results
 

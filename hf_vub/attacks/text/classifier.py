@@ -195,13 +195,13 @@ class TextClassifier:
         """
         keys = self.features.encode(texts)
         if self.draws:
-            return self._logits(keys)
+            return self.of_keys(keys)
         new = list(dict.fromkeys(key for key in keys if key not in self._answers))
         if len(self._answers) + len(new) > self.features.limit:
             self._answers.clear()
             new = list(dict.fromkeys(keys))
         if new:
-            self._answers.update(zip(new, self._logits(new).unbind(), strict=True))
+            self._answers.update(zip(new, self.of_keys(new).unbind(), strict=True))
         return torch.stack([self._answers[key] for key in keys])
 
     def clear(self) -> None:
@@ -245,7 +245,8 @@ class TextClassifier:
         logits: Tensor = getattr(output, "logits", output)
         return logits.float()
 
-    def _logits(self, keys: Sequence[bytes]) -> Tensor:
+    def of_keys(self, keys: Sequence[bytes]) -> Tensor:
+        """Return logits (texts, classes) of encoded texts, float32 on the CPU."""
         features = self.features(keys)
         with torch.no_grad():
             logits = self._apply(features).cpu()

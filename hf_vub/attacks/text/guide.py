@@ -6,7 +6,7 @@ decisions do. With a guide it climbs the score of another classifier and asks th
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,9 @@ from .heads import backbone_digest, split
 
 GuideModel = nn.Module | str | Path
 """A classifier, the folder or Hub id of one, or a head on the features of the model under attack."""
+
+Score = Callable[[Sequence[str]], Tensor]
+"""Probabilities (texts, classes), of the classes as the model under attack numbers them."""
 
 
 class Guide:
@@ -45,7 +48,11 @@ class Guide:
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Return probabilities (texts, classes), float32 on the CPU, of the classes as the victim numbers them."""
-        return self.classifier(texts).softmax(dim=-1)[:, self._places]
+        return self.aligned(self.classifier(texts)).softmax(dim=-1)
+
+    def aligned(self, logits: Tensor) -> Tensor:
+        """Return its logits (texts, classes) of the classes as the victim numbers them."""
+        return logits[:, self._places]
 
     def align(self, names: Sequence[str], match_labels: str) -> None:
         """Learn how the victim numbers its classes, which have these names; see `align_labels`.
@@ -62,6 +69,37 @@ class Guide:
         except ValueError as error:
             raise ValueError(f"guide {self.name} numbers its classes otherwise than the model: {error}") from None
         self._places = places.tolist()
+
+
+class OwnScore:
+    """The score of a classifier itself, at another temperature.
+
+    Unlike the recipe as published, a search that climbs it ends with any text that is misclassified (see `Searcher`).
+    """
+
+    def __init__(self, classifier: TextClassifier, temperature: float = 1.0):
+        self.classifier, self.temperature = classifier, temperature
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Return probabilities (texts, classes)."""
+        return (self.classifier(texts) / self.temperature).softmax(dim=-1)
+
+
+class GuideAsVictim:
+    """A guide that is attacked itself, its classes numbered as the victim's.
+
+    Attributes:
+        draws: it is not random.
+    """
+
+    draws = 0
+
+    def __init__(self, guide: Guide):
+        self.guide = guide
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Return log-probabilities (texts, classes)."""
+        return self.guide(texts).log()
 
 
 class Guided(NamedTuple):
@@ -91,35 +129,68 @@ def load_guide(guide: GuideModel | None, victim: Victim, loaded: LoadedClassifie
     Raises:
         ValueError: as for `load_classifier`, or the guide is a head and the model has no features that it could take.
     """
-    limits = (victim.max_length, victim.batch_size)
-    features = TokenFeatures(loaded.network, loaded.processor, *limits)
+    whole = TokenFeatures(loaded.network, loaded.processor, victim.max_length, victim.batch_size)
     if guide is None:
-        return Guided(features, None, None)
+        return Guided(whole, None, None)
+    parts = take_apart(loaded, victim)
+    if parts is None:
+        return Guided(whole, None, guide_beside(guide, victim, loaded, None))
+    features, head = parts
+    made = guide_beside(guide, victim, loaded, features)
+    return Guided(features, head, made) if made.classifier.features is features else Guided(whole, None, made)
+
+
+def guide_beside(guide: GuideModel, victim: Victim, loaded: LoadedClassifier, features: TokenFeatures | None) -> Guide:
+    """Return a guide that computes on some features of the victim if it can; arguments and errors as `load_guide`.
+
+    Args:
+        guide: as for `load_guide`.
+        victim: how the model under attack answers.
+        loaded: that model.
+        features: those of the model taken apart; None where it cannot be.
+    """
     device = next(loaded.network.parameters()).device
     if isinstance(guide, nn.Module) and _is_head(guide):
-        parts = _apart(loaded.network)
-        if parts is None:
+        if features is None:
             kind = type(loaded.network).__name__
             raise ValueError(f"guide is a head, but {kind} has no features for it: guide by a whole classifier")
-        features = TokenFeatures(parts[0], loaded.processor, *limits)
-        classifier = TextClassifier(features, guide.to(device))
-        return Guided(features, parts[1], Guide(classifier_name(guide), weights_digest(guide), classifier))
+        return Guide(classifier_name(guide), weights_digest(guide), TextClassifier(features, guide.to(device)))
     never_saved = isinstance(guide, nn.Module) and not getattr(guide, "name_or_path", "")
     processor = loaded.processor if never_saved else None
-    other = Victim(
-        guide, processor, dtype=victim.dtype, device=device, trust_remote_code=victim.trust_remote_code
-    ).load("text")  # fmt: skip
+    asked = Victim(
+        guide, processor, batch_size=victim.batch_size, max_length=victim.max_length, dtype=victim.dtype, device=device,
+        trust_remote_code=victim.trust_remote_code,
+    )  # fmt: skip
+    other = asked.load("text")
     weights, config = weights_digest(other.network), getattr(other.network, "config", None)
-    head, guide_head = None, None
-    guide_features = TokenFeatures(other.network, other.processor, *limits)
-    if _read_alike(features, guide_features):
-        ours, theirs = _apart(loaded.network), _apart(other.network)
-        if ours is not None and theirs is not None and backbone_digest(ours[0]) == backbone_digest(theirs[0]):
-            head, guide_head = ours[1], theirs[1]
-            features = guide_features = TokenFeatures(ours[0], loaded.processor, *limits)
-    classifier = TextClassifier(guide_features, guide_head)
+    classifier = TextClassifier(TokenFeatures(other.network, other.processor, victim.max_length, victim.batch_size))
+    if features is not None and _read_alike(features, classifier.features):
+        theirs = take_apart(other, asked)
+        if theirs is not None and backbone_digest(features.model) == backbone_digest(theirs[0].model):
+            classifier = TextClassifier(features, theirs[1])
     count = int(classifier(["a"]).shape[-1])
-    return Guided(features, head, Guide(other.name, weights, classifier, class_names(config, count)))
+    return Guide(other.name, weights, classifier, class_names(config, count))
+
+
+def take_apart(loaded: LoadedClassifier, victim: Victim) -> tuple[TokenFeatures, nn.Module] | None:
+    """Return the features of a classifier and the head on them; None where it cannot be taken apart.
+
+    A stock classifier is copied first, as taking it apart changes it. The head stays in float32.
+    """
+    network = loaded.network
+    if not isinstance(network, PreTrainedModel):
+        return None
+    if hasattr(network, "features"):
+        head = split(network)[0]
+    elif not _is_stock(network):
+        return None
+    else:
+        network = copy.deepcopy(network)
+        try:
+            head = split(network)[0].float()
+        except ValueError:  # its logits do not come from one linear layer
+            return None
+    return TokenFeatures(network, loaded.processor, victim.max_length, victim.batch_size), head
 
 
 def _is_head(module: nn.Module) -> bool:
@@ -127,23 +198,6 @@ def _is_head(module: nn.Module) -> bool:
     parameters = inspect.signature(module.forward).parameters.values()
     takes_tokens = any(each.name == "input_ids" or each.kind is each.VAR_KEYWORD for each in parameters)
     return not takes_tokens and not hasattr(module, "features")
-
-
-def _apart(network: nn.Module) -> tuple[nn.Module, nn.Module] | None:
-    """Return a network that computes features and the head on them; None where a network cannot be taken apart.
-
-    A stock classifier is copied first, as taking it apart changes it. The head stays in float32.
-    """
-    if hasattr(network, "features") and isinstance(network, PreTrainedModel):
-        return network, split(network)[0]
-    if not isinstance(network, PreTrainedModel) or not _is_stock(network):
-        return None
-    network = copy.deepcopy(network)
-    try:
-        head, _ = split(network)
-    except ValueError:  # its logits do not come from one linear layer
-        return None
-    return network, head.float()
 
 
 def _is_stock(network: PreTrainedModel) -> bool:

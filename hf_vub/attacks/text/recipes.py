@@ -7,12 +7,14 @@
 | any other class name | of TextAttack, against classifiers | often word vectors or models from the network |
 """
 
+import math
 import time
 from typing import Any
 
 from . import nltk_resources, textattack_compat
 from .classifier import TextClassifier
-from .guide import Guide
+from .guide import GuideAsVictim, Score
+from .stronger import Variant, edit_at_random, swaps_words
 
 CANDIDATE_BYTES = 2**27
 """Memory for the candidates of a text that TextAttack remembers, in bytes; beyond it they are made again.
@@ -67,6 +69,7 @@ class Searcher:
         query_budget: queries per text after which the attack gives up; None for no limit.
         max_words: longer texts are skipped.
         guided: texts are attacked with a guide, too.
+        variant: turns the recipe into another search; None for the recipe as published.
 
     Raises:
         ValueError: the recipe does not attack classifiers, or it climbs no score that a guide could replace.
@@ -81,23 +84,25 @@ class Searcher:
         query_budget: int | None = None,
         max_words: int = 4000,
         guided: bool = False,
+        variant: Variant | None = None,
     ):
         self.recipe = recipe
         self.redraws = redraws
         self.max_words = max_words
         self._textattack = textattack_compat.load()
         self._search = _build(recipe, classifier)
+        if variant is not None:
+            self._search = variant(self._search)
         goal = self._search.goal_function
         if guided:
             self._refuse_other_scores(goal)
-        self._guide: Guide | None = None
+        self._guide: Score | None = None
         self._own_results = goal.get_results
         goal.get_results = self._search.search_method.get_goal_results = self._results
         goal.batch_size = 2**31  # all candidates at once: the classifier makes its own batches
         # TextAttack's cache keeps every candidate of a text alive and freezes one draw per text; ours goes by tokens.
         goal.use_cache = False
-        if query_budget is not None:
-            goal.query_budget = query_budget
+        self._query_budget = query_budget
         self._clear_transformations = self._search.clear_cache
         self._candidates = 0  # remembered by TextAttack
         self._room = 0  # candidates that may be remembered
@@ -115,7 +120,14 @@ class Searcher:
         self._clear_transformations()
         self._candidates = 0
 
-    def attack(self, classifier: TextClassifier, text: str, label: int, guide: Guide | None = None) -> dict[str, Any]:
+    def attack(
+        self,
+        classifier: TextClassifier | GuideAsVictim,
+        text: str,
+        label: int,
+        guide: Score | None = None,
+        query_budget: int | None = None,
+    ) -> dict[str, Any]:
         """Attack one text.
 
         Args:
@@ -123,6 +135,7 @@ class Searcher:
             text: to attack.
             label: its class.
             guide: the search climbs its score; None for the classifier's own.
+            query_budget: queries of this text after which the attack gives up; None for the budget of all texts.
 
         Returns:
             Its record: ``status`` ("attacked", "misclassified" or "skipped: reason"), ``original_text`` and
@@ -141,11 +154,23 @@ class Searcher:
         elif not (example := self._textattack.shared.AttackedText(text)).words:
             record["status"] = "skipped: the text has no words"
         else:
-            self._search.goal_function.model, self._guide = classifier, guide
+            goal, budget = self._search.goal_function, query_budget or self._query_budget
+            goal.model, self._guide, goal.query_budget = classifier, guide, math.inf if budget is None else budget
             record.update(self._attacked(classifier, example, label))
         return {**record, "seconds": time.perf_counter() - began}
 
-    def _attacked(self, classifier: TextClassifier, example: Any, label: int) -> dict[str, Any]:
+    @property
+    def swaps_words(self) -> bool:
+        """Whether the recipe only replaces or deletes words."""
+        return swaps_words(self._search)
+
+    def edit_at_random(self, text: str, share: float, most: int | None = None) -> str:
+        """Return a text after random edits of a share of its words; see `stronger.edit_at_random`."""
+        edited = edit_at_random(self._search, self._textattack.shared.AttackedText(text), share, most)
+        self.clear()
+        return str(edited.tokenizer_input)
+
+    def _attacked(self, classifier: TextClassifier | GuideAsVictim, example: Any, label: int) -> dict[str, Any]:
         try:
             self._room = max(1, CANDIDATE_BYTES // (24 * example.num_words + len(example.text) + 2000))
             if self._looks_ahead and int(classifier([example.tokenizer_input]).argmax()) == label:
@@ -211,7 +236,7 @@ class Searcher:
             reason = "follows gradients" if plain else "climbs no probability"
             raise ValueError(f"recipe {self.recipe} {reason}, so no guide can replace its score: leave out the guide")
 
-    def _outcome(self, classifier: TextClassifier, found: Any, label: int) -> dict[str, Any]:
+    def _outcome(self, classifier: TextClassifier | GuideAsVictim, found: Any, label: int) -> dict[str, Any]:
         results = self._textattack.attack_results
         before, after = found.original_result, found.perturbed_result
         last = before.attacked_text

@@ -71,6 +71,7 @@ from .reproduction import (
 )
 from .result import Metrics, Result, split_metrics
 from .suggestion import FrontierPoint, SuggestionResult
+from .text_card import TextReportCard, TextSearch
 from .training import Quickstart, TrainResult
 
 _KINDS: dict[str, type[Result] | type[Quickstart]] = {
@@ -78,6 +79,7 @@ _KINDS: dict[str, type[Result] | type[Quickstart]] = {
     "text_attack": TextAttackResult,
     "image_attack": ImageAttackResult,
     "masking_report_card": ReportCard,
+    "text_report_card": TextReportCard,
     "reproduction": Reproduction,
     "comparison": Reproduction,
     "benchmark": Benchmark,

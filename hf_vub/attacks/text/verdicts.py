@@ -1,0 +1,172 @@
+"""The checks of a text report card, from what each search found: pure functions of outcomes.
+
+Searches are compared text by text with an exact one-sided McNemar test, at 5 % over all checks together (Holm 1979).
+A check fails only where the data say so; where they cannot, it passes, or is unknown.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm, spearmanr
+
+from ...metrics.intervals import wilson_interval
+from ...metrics.paired import holm, mcnemar
+from ...runs.schema import Check
+
+ALPHA = 0.05
+"""Level of the tests, over all checks together."""
+LEAST_AGREEMENT = 0.75
+"""A guide that decides like the model on a smaller share of texts says nothing about it."""
+LEAST_CORRELATION = 0.3
+"""Rank correlation below which a score says nothing more about confident texts than its decision."""
+FEWEST_TEXTS = 20
+"""Confident texts that a rank correlation asks for."""
+UNBOUNDED = 0.95
+"""Success that any classifier allows a search that may write any words."""
+SAME_ANSWER = 1e-3
+"""Logits of two passes over one text may differ by this much, which is rounding."""
+
+Outcomes = NDArray[np.bool_]
+"""Which texts a search found an adversarial one for, of those attacked (texts,)."""
+
+
+class Plateau(NamedTuple):
+    """How much a score says about texts that the model is confident of.
+
+    Attributes:
+        correlation: rank correlation of the score with the guide's margin among them.
+        upper: its one-sided 95 % upper limit.
+        spread: width of the middle 80 % of their log-odds, as a share of that of all texts.
+        texts: how many they are.
+    """
+
+    correlation: float
+    upper: float
+    spread: float
+    texts: int
+
+
+class Comparison(NamedTuple):
+    """Two searches that are compared: the rival, which knows less of the model or more, must not find more.
+
+    Attributes:
+        check: name of the check.
+        rival: outcomes by name; of several the one that differs most counts.
+        base: outcomes of the searches by the model's own score that they are compared with.
+        sentence: the reason, with the two rates to fill in.
+        guided: the verdict rests on the guide.
+    """
+
+    check: str
+    rival: Mapping[str, Outcomes]
+    base: Outcomes
+    sentence: str
+    guided: bool = False
+
+
+def measure_plateau(score: NDArray[np.float64], log_odds: NDArray[np.float64], guide: NDArray[np.float64]) -> Plateau:
+    """Compare a score with a guide's on the texts on which both decide alike and the guide is confident.
+
+    Args:
+        score: what an attack by the model's own score sees: the probability of the model's decision, shape (texts,).
+        log_odds: the margin of the model's decision over the next class, shape (texts,).
+        guide: the guide's margin of the model's decision over the next class, below 0 where it decides otherwise.
+    """
+    alike = guide > 0
+    confident = alike & (guide >= np.median(guide[alike])) if alike.any() else alike
+    count = int(confident.sum())
+    if count < 4:
+        return Plateau(0.0, 1.0, 1.0, count)
+    values = score[confident]
+    varied = np.ptp(values) > 1e-6  # float32 tells no more apart
+    correlation = float(spearmanr(values, guide[confident]).statistic) if varied else 0.0
+    reach = norm.ppf(1 - ALPHA) * np.sqrt(1.06 / (count - 3))  # Fieller, Hartley and Pearson (1957)
+    upper = float(np.tanh(np.arctanh(np.clip(correlation, -0.9999, 0.9999)) + reach))
+    whole = _width(np.concatenate([log_odds, -log_odds]))
+    spread = float(_width(log_odds[confident]) / whole) if whole > 0 else 0.0
+    return Plateau(correlation, upper, spread, count)
+
+
+def compare(comparisons: Sequence[Comparison], agreement: float) -> list[Check]:
+    """Return one check per comparison; a rival that finds significantly more fails it."""
+    worst = [min((_one_sided(rival, each.base), name) for name, rival in each.rival.items()) for each in comparisons]
+    # Of several rivals the smallest p-value counts, so it is multiplied by how many there are.
+    tests = [min(1.0, p * len(each.rival)) for (p, _), each in zip(worst, comparisons, strict=True)]
+    checks = []
+    for each, (_, name), p_value in zip(comparisons, worst, holm(tests), strict=True):
+        rival, base = each.rival[name], each.base
+        failed = p_value < ALPHA
+        vague = each.guided and not failed and agreement < LEAST_AGREEMENT
+        why = f"{each.sentence.format(name=name, rival=rival.mean(), base=base.mean())} (p = {p_value:.2g})"
+        if vague:
+            why += f"; the guide decides like the model on {agreement:.1%} of texts only, too few to say more"
+        checks.append(
+            Check(
+                name=each.check,
+                passed=None if vague else not failed,
+                why=why,
+                figures={
+                    "success": float(base.mean()),
+                    "rival": {other: float(found.mean()) for other, found in each.rival.items()},
+                    "only_rival": int(np.sum(rival & ~base)),
+                    "only_own": int(np.sum(base & ~rival)),
+                    "p_value": p_value,
+                },
+            )
+        )
+    return checks
+
+
+def plateau_check(plateau: Plateau) -> Check:
+    """Return whether the score still ranks the texts that the model is confident of."""
+    known = plateau.texts >= FEWEST_TEXTS
+    why = (
+        f"among {plateau.texts} confident texts the score has rank correlation {plateau.correlation:.2f} with the "
+        f"margin of another classifier of the same decisions, and its log-odds keep {plateau.spread:.1%} of their range"
+    )
+    if not known:
+        why += f"; at least {FEWEST_TEXTS} texts are needed"
+    return Check(
+        name="plateau",
+        passed=plateau.upper >= LEAST_CORRELATION if known else None,
+        why=why,
+        figures={"correlation": plateau.correlation, "upper_limit": plateau.upper, "spread": plateau.spread},
+    )
+
+
+def unbounded_check(found: Outcomes) -> Check:
+    """Return whether a search that may write any words reaches nearly every text."""
+    low, high = wilson_interval(int(found.sum()), len(found))
+    return Check(
+        name="unbounded",
+        passed=high >= UNBOUNDED,
+        why=f"a search by the model's own score that may write any words changes {found.mean():.1%} of the decisions; "
+        "nearly all are expected",
+        figures={"success": float(found.mean()), "interval": (low, high)},
+    )
+
+
+def same_answers_check(changes: Sequence[float]) -> Check:
+    """Return whether a predictor without declared randomness answers alike twice."""
+    largest = max(changes)
+    why = f"two passes over the same text give logits that differ by at most {largest:.2g}"
+    why += ", although no randomness was declared" if largest > SAME_ANSWER else ": the predictor is not random"
+    return Check(name="eot", passed=largest <= SAME_ANSWER, why=why, figures={"largest_difference": largest})
+
+
+def not_made(name: str, why: str) -> Check:
+    """Return a check that applies but could not be made, so that nobody takes it for passed."""
+    return Check(name=name, passed=None, why=why, figures={})
+
+
+def _one_sided(rival: Outcomes, base: Outcomes) -> float:
+    """Return the p-value that the rival does not find more: half the two-sided one, as the null is symmetric."""
+    more = int(np.sum(rival & ~base)) > int(np.sum(base & ~rival))
+    return mcnemar(rival, base) / 2 if more else 1.0
+
+
+def _width(values: NDArray[np.float64]) -> float:
+    low, high = np.quantile(values, [0.1, 0.9])
+    return float(high - low)
