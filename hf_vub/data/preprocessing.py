@@ -235,10 +235,10 @@ class EpochRows(torch.utils.data.Dataset[Example]):
         return len(self._rows)
 
     def __getitem__(self, row: int) -> Example:
-        return self.__getitems__([row])[0]
+        return self.__getitems__([row])[-1]
 
     def __getitems__(self, rows: Sequence[int]) -> list[Example]:
-        """Return several rows, preprocessed together; PyTorch's loader asks for them this way."""
+        """Return several rows, prepared together, the changed ones last; PyTorch's loader asks for them this way."""
         raise NotImplementedError
 
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from datasets import Dataset
 
-from .preprocessing import clean_text, encode_texts, max_text_length
+from .preprocessing import EpochRows, Example, clean_text, encode_texts, max_text_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -142,10 +141,8 @@ def synonyms(word: str) -> tuple[str, ...]:
 _EDITS: dict[str, Callable[[str, np.random.Generator], str]] = {"typos": typo, "synonyms": synonym}
 
 
-class EditedTexts(torch.utils.data.Dataset[dict[str, object]]):
-    """Texts with random edits, as tokens: a function of seed, epoch and row alone, as `AugmentedImages` is.
-
-    `VUBTrainer` calls `set_epoch`, so that every epoch has fresh edits; without it the edits stay the same.
+class EditedTexts(EpochRows):
+    """Texts with random edits, as tokens: a function of seed, epoch and row alone (`EpochRows`).
 
     Args:
         dataset: columns text, text_pair (if texts are pairs) and label.
@@ -166,35 +163,24 @@ class EditedTexts(torch.utils.data.Dataset[dict[str, object]]):
         seed: int = 0,
         both: bool = False,
     ) -> None:
+        super().__init__(dataset, seed)
         self.dataset, self.tokenizer, self.edits = dataset.with_format(None), tokenizer, edits
-        self.max_length = max_text_length(tokenizer, wanted=max_length)
-        self.seed, self.both = seed, both
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self.max_length, self.both = max_text_length(tokenizer, wanted=max_length), both
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the edits of this epoch (from 0), in worker processes too."""
-        self._epoch.fill_(epoch)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, row: int) -> dict[str, object]:
-        return self.__getitems__([row])[-1]
-
-    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, object]]:
+    def __getitems__(self, rows: Sequence[int]) -> list[Example]:
         """Return several rows, tokenised together; PyTorch's loader asks for them this way."""
         numbers = [range(len(self))[row] for row in rows]
         batch = self.dataset[numbers]
         columns = [batch[name] for name in ("text", "text_pair") if name in batch]
         edited: list[list[str]] = [[] for _ in columns]
         for place, row in enumerate(numbers):
-            generator = np.random.default_rng([self.seed, int(self._epoch), row])
+            generator = np.random.default_rng(self.key(row))
             for texts, column in zip(edited, columns, strict=True):
                 texts.append(edit_text(clean_text(column[place]), self.edits, generator))
         found = self._tokens(columns, batch["label"]) if self.both else []
         return found + self._tokens(edited, batch["label"])
 
-    def _tokens(self, columns: Sequence[Sequence[str]], labels: Sequence[int]) -> list[dict[str, object]]:
+    def _tokens(self, columns: Sequence[Sequence[str]], labels: Sequence[int]) -> list[Example]:
         pairs = columns[1] if len(columns) > 1 else None
         encoded = encode_texts(self.tokenizer, columns[0], self.max_length, pairs=pairs)
         return [
