@@ -57,6 +57,7 @@ class World:
         VUBForSequenceClassification.from_pretrained(self.bert, objective="vub").save_pretrained(self.ours)
         tokenizer.save_pretrained(self.ours)
         shape = {"embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1], "layer_type": "basic"}
+        torch.manual_seed(0)
         AutoModelForImageClassification.from_config(ResNetConfig(num_labels=2, **shape)).save_pretrained(self.resnet)
         size = {"do_center_crop": False, "size": {"height": 16, "width": 16}}
         BitImageProcessor(**size, image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(self.resnet)
