@@ -48,7 +48,7 @@ def _attack_results(result: TrainResult, attacks: Sequence[CardAttack]) -> list[
         place = _place(result.task, attack.dataset or result.dataset)
         for row in attack_rows(attack):
             label = row.attack + ("" if row.epsilon is None else f", epsilon {row.budget}")
-            arguments: dict[str, Any] = {"num_examples": row.num_examples}
+            arguments: dict[str, object] = {"num_examples": row.num_examples}
             arguments |= {} if row.epsilon is None else {"epsilon": row.epsilon}
             arguments |= {"noise": attack.noise, "seed": attack.seed, "how": attack.how}
             for kind, name, value in (

@@ -22,7 +22,7 @@ class _Calibrated:
         self.calibration = calibration
         super().__init__(*args, **options)
 
-    def _sanitize_parameters(self, *args: Any, **options: Any) -> Any:
+    def _sanitize_parameters(self, *args: object, **options: Any) -> Any:
         stock: Any = super()
         abstain_at = options.pop("abstain_at", None)
         preprocess, forward, postprocess = stock._sanitize_parameters(*args, **options)
@@ -43,7 +43,7 @@ class _Calibrated:
             "hf_vub.uncertainty.calibrate(..., miscoverage=[...])"
         )
 
-    def postprocess(self, model_outputs: Any, *args: Any, **options: Any) -> Any:
+    def postprocess(self, model_outputs: Any, *args: object, **options: Any) -> Any:
         """Return the answer to one input, from the output of the model."""
         threshold = options.pop("threshold", None)
         log_p = log_probabilities(self.model, model_outputs["logits"], self.calibration)

@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from ...compute.contexts import frozen
 from ...compute.predictor import parse_noise
@@ -49,7 +50,7 @@ def attack_text(
     dataset: object,
     recipe: str = "deepwordbug",
     *,
-    tokenizer: Any = None,
+    tokenizer: PreTrainedTokenizerBase | str | Path | None = None,
     num_examples: int | None = 200,
     how: str = "stratified",
     seed: int = 0,
@@ -211,7 +212,7 @@ def attack_text_heads(
 
 def wrapper(
     model: nn.Module | str | Path,
-    tokenizer: Any = None,
+    tokenizer: PreTrainedTokenizerBase | str | Path | None = None,
     *,
     noise: str = "mean",
     max_length: int | None = None,
