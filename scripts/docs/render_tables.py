@@ -181,9 +181,10 @@ def claims(name: str) -> str:
     """Render the verdict on every claim of the paper."""
     rows = []
     for row in read(f"reproduce/{name}/results.json")["claims"]:
-        p_value = "-" if row["p_value"] is None else f"{row['p_value']:.1g}"
-        rows.append([row["claim"], row["paper"], row["ours"], p_value, row["verdict"]])
-    return markdown(["claim", "paper", "here", "p", "verdict"], rows)
+        p_value = "-" if row.get("p_holm") is None else f"{row['p_holm']:.1g}"
+        betas = ", ".join(f"{objective.upper()} {beta:g}" for objective, beta in row.get("betas", {}).items())
+        rows.append([row["claim"], row["paper"], row["ours"], betas or "-", p_value, row["verdict"]])
+    return markdown(["claim", "paper", "here", "beta", "p (Holm)", "verdict"], rows)
 
 
 def benchmark(*parts: str) -> str:
