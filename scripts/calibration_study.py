@@ -8,7 +8,8 @@ they are measured as trained, through the posterior link, and each with and with
 other half of the test rows. The result also holds conformal sets over 20 random splits, risk-coverage curves, and how
 well each score tells rows of another origin apart. The same command resumes a run that was stopped.
 
-The output folder gets study.json, a reliability diagram and a risk-coverage diagram.
+--suggestion also suggests a setting on half of the test rows and checks it on the other half. The output folder gets
+study.json, suggestion.json, and their figures: reliability, risk over coverage, and the frontier.
 """
 
 from dataclasses import dataclass, field
@@ -39,23 +40,38 @@ class Arguments:
     unfamiliar: list[str] = field(
         default_factory=list, metadata={"help": "Further data sets, all of whose rows are of another origin."}
     )
+    suggestion: bool = field(default=False, metadata={"help": "Suggest a setting and check it, too."})
 
 
 @command
 def main() -> None:
     """Parse, measure, save, print the aims."""
     (arguments,) = parse(Arguments)
+    from hf_vub.reports.calibration_figures import frontier_figure, reliability_figure, risk_coverage_figure
+    from hf_vub.reports.plots import save
     from hf_vub.uncertainty.study import StudySettings, calibration_study
 
     options = dict(vars(arguments))
-    folder = Path(options.pop("output_dir"))
+    folder, check = Path(options.pop("output_dir")), options.pop("suggestion")
     options["feature_cache"] = options["feature_cache"] or str(folder / "features")
     options |= {"betas": tuple(options["betas"]), "unfamiliar": tuple(options["unfamiliar"])}
-    study = calibration_study(StudySettings(checkpoints=str(folder / "heads"), **options))
+    settings = StudySettings(checkpoints=str(folder / "heads"), **options)
+    study = calibration_study(settings)
     study.save(folder / "study.json")
+    save(reliability_figure(study), folder / "reliability")
+    save(risk_coverage_figure(study), folder / "risk-coverage")
     for aim in study.aims:
         print(f"{'met' if aim.met else 'NOT MET':8}{aim.aim}: {aim.measured}")
-    print(f"result: {folder / 'study.json'}")
+    if check:
+        from hf_vub.uncertainty.suggestion_check import check_suggestion
+
+        checked = check_suggestion(settings)
+        checked.save(folder / "suggestion.json")
+        save(frontier_figure(checked.suggestion), folder / "frontier")
+        chosen = checked.suggestion
+        print(f"{'met' if checked.within else 'NOT MET':8}{chosen.objective} at beta {chosen.beta:g} is within one")
+        print(f"{'':8}standard error of the best: {checked.chosen_nll:.4f} against {checked.best_nll:.4f}")
+    print(f"results: {folder}")
 
 
 if __name__ == "__main__":

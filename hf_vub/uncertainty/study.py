@@ -100,7 +100,7 @@ class StudySettings:
             raise ValueError(f"task is {self.task!r}; it must be 'text' or 'image'")
 
 
-class _Rows(NamedTuple):
+class StudyRows(NamedTuple):
     """Features and labels of the splits, features of rows of other origins by name, and H(Y) in nats."""
 
     train: Features
@@ -125,16 +125,8 @@ def calibration_study(settings: StudySettings) -> CalibrationStudy:
         OSError: there is no such checkpoint or data set.
     """
     started = time.monotonic()
-    splits = load_splits(
-        settings.dataset,
-        medium=settings.task,
-        max_train=settings.max_train,
-        max_test=settings.max_test,
-        validation=settings.validation,
-    )
-    splits.pop("validation", None)
-    names = label_names(splits)
-    rows = _embed(settings, splits, len(names))
+    splits, names = load_rows(settings)
+    rows = embed(settings, splits, len(names))
     stock = _stock_classifier(settings, names)
     trained = _train(settings, rows, len(names))
     logits = [_outputs(stock, rows.test.features, 0)]
@@ -170,8 +162,23 @@ def calibration_study(settings: StudySettings) -> CalibrationStudy:
     )
 
 
-def _embed(settings: StudySettings, splits: Splits, num_labels: int) -> _Rows:
-    """Return the cached features of the backbone."""
+def load_rows(settings: StudySettings) -> tuple[Splits, list[str]]:
+    """Return training and test rows, and the names of the classes."""
+    splits = load_splits(
+        settings.dataset,
+        medium=settings.task,
+        max_train=settings.max_train,
+        max_test=settings.max_test,
+        validation=settings.validation,
+    )
+    splits.pop("validation", None)
+    if "train" not in splits:
+        raise ValueError(f"{settings.dataset} has no training split; the heads need one")
+    return splits, label_names(splits)
+
+
+def embed(settings: StudySettings, splits: Splits, num_labels: int, others: bool = True) -> StudyRows:
+    """Return the cached features of the backbone, and with ``others`` those of rows of other origins."""
     model = TASKS[settings.task].ours.from_pretrained(settings.model, num_labels=num_labels, freeze_backbone=True)
     model = model.float().eval()
     processor = load_processor(settings.model, settings.task)
@@ -181,12 +188,12 @@ def _embed(settings: StudySettings, splits: Splits, num_labels: int) -> _Rows:
             model, dataset, settings.feature_cache, processing_class=processor, max_length=settings.max_length
         )
 
-    others = unfamiliar_rows(settings.task, splits["test"], settings.unfamiliar)
+    further = unfamiliar_rows(settings.task, splits["test"], settings.unfamiliar) if others else {}
     train = features(splits["train"])
-    return _Rows(
+    return StudyRows(
         train,
         features(splits["test"]),
-        {name: features(dataset).features for name, dataset in others.items()},
+        {name: features(dataset).features for name, dataset in further.items()},
         label_entropy(train.labels, num_labels),
     )
 
@@ -201,7 +208,7 @@ def _stock_classifier(settings: StudySettings, names: Sequence[str]) -> nn.Modul
     return aligned.requires_grad_(False).eval()
 
 
-def _train(settings: StudySettings, rows: _Rows, num_labels: int) -> list[_Setting]:
+def _train(settings: StudySettings, rows: StudyRows, num_labels: int) -> list[_Setting]:
     """Train every setting, and VUB at other entropy weights for the predicted confidence."""
     weight, seeds = settings.entropy_weight, range(settings.runs)
     grid = {
@@ -250,7 +257,7 @@ def _outputs(head: nn.Module, features: Tensor, seed: int, draws: int = DRAWS) -
     )
 
 
-def _studied(name: str, run: HeadRun | None, runs: Sequence[RunScores], rows: _Rows) -> StudiedClassifier:
+def _studied(name: str, run: HeadRun | None, runs: Sequence[RunScores], rows: StudyRows) -> StudiedClassifier:
     """Return every measurement of one setting on the test rows."""
     labels = rows.test.labels.numpy()
     plain = [log_softmax(each.logits, axis=1) for each in runs]
@@ -300,7 +307,7 @@ def _changed(runs: Sequence[RunScores], linked: Sequence[Floats]) -> int:
     return sum(int((run.logits.argmax(axis=1) != log_p.argmax(axis=1)).sum()) for run, log_p in pairs)
 
 
-def _confidence(trained: Sequence[_Setting], rows: _Rows, num_labels: int) -> list[ConfidenceCheck]:
+def _confidence(trained: Sequence[_Setting], rows: StudyRows, num_labels: int) -> list[ConfidenceCheck]:
     """Compare p* with the median confidence on training rows, at the smallest rate."""
     labels, smallest = rows.train.labels.numpy(), min(setting.run.beta for setting in trained)
     found = []
@@ -324,13 +331,13 @@ def _median_confidence(scores: RunScores, labels: Labels) -> float:
     return float(np.exp(np.median(log_p.max(axis=1)[log_p.argmax(axis=1) == labels])))
 
 
-def _familiar(rows: _Rows) -> Tensor:
+def _familiar(rows: StudyRows) -> Tensor:
     """Return the features of some test rows, drawn at random."""
     chosen = np.random.default_rng(0).permutation(len(rows.test))[:FAMILIAR_ROWS]
     return rows.test.features[torch.from_numpy(np.sort(chosen))]
 
 
-def _distance_checks(rows: _Rows) -> list[UnfamiliarCheck]:
+def _distance_checks(rows: StudyRows) -> list[UnfamiliarCheck]:
     """Return how well distances of the features tell rows of other origins apart."""
     train, labels = rows.train.features.numpy(), rows.train.labels.numpy()
     familiar = feature_distances(train, labels, _familiar(rows).numpy())
@@ -342,7 +349,7 @@ def _distance_checks(rows: _Rows) -> list[UnfamiliarCheck]:
     return checks
 
 
-def _score_checks(name: str, beta: float | None, heads: Sequence[nn.Module], rows: _Rows) -> list[UnfamiliarCheck]:
+def _score_checks(name: str, beta: float | None, heads: Sequence[nn.Module], rows: StudyRows) -> list[UnfamiliarCheck]:
     """Return how well the scores of one pass, or of some draws, tell rows of other origins apart."""
     familiar, checks = _familiar(rows), []
     inside = [_named_scores(_outputs(head, familiar, seed)) for seed, head in enumerate(heads)]

@@ -70,7 +70,7 @@ from .reproduction import (
     TrainingCurve,
 )
 from .result import Metrics, Result, split_metrics
-from .suggestion import FrontierPoint, SuggestionResult
+from .suggestion import FrontierPoint, SuggestionCheck, SuggestionResult
 from .text_card import TextReportCard, TextSearch
 from .training import Quickstart, TrainResult
 
@@ -88,6 +88,7 @@ _KINDS: dict[str, type[Result] | type[Quickstart]] = {
     "guided_search": GuidedSearch,
     "calibration_study": CalibrationStudy,
     "suggestion": SuggestionResult,
+    "suggestion_check": SuggestionCheck,
     "quickstart": Quickstart,
 }
 

@@ -63,3 +63,23 @@ class SuggestionResult(Result):
     frontier: tuple[FrontierPoint, ...]
     """Every setting, the smallest rate first."""
     seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SuggestionCheck(Result):
+    """A suggestion, and the whole grid on rows that decided nothing."""
+
+    kind: Literal["suggestion_check"] = "suggestion_check"
+    suggestion: SuggestionResult
+    num_check: int
+    """Rows that the grid was checked on."""
+    check: tuple[FrontierPoint, ...]
+    """Every setting on these rows, the smallest rate first."""
+    chosen_nll: float
+    """Nats, of the suggested setting through the link."""
+    best_nll: float
+    """Of the best setting of the grid."""
+    best_standard_error: float
+    within: bool
+    """The suggested setting is within one standard error of the best."""
+    seconds: float
