@@ -14,7 +14,7 @@ from ..metrics.paired import holm, paired_bootstrap
 from ..model.loading import load_processor
 from ..model.modeling_vub import VUBForSequenceClassification
 from ..runs.files import read_records
-from ..runs.provenance import provenance
+from ..runs.provenance import provenance, public_name
 from ..runs.schema import Certificate, CertificateStudy, SmoothedDifference, SmoothedObjective
 from ..sweep import HeadRun, train_heads
 
@@ -94,7 +94,8 @@ def certificate_study(options: StudyOptions) -> CertificateStudy:
     first = next(iter(results.values()))
     return CertificateStudy(
         **provenance(),
-        **{name: getattr(options, name) for name in ("model", "seeds", "copies", "epochs", "n0", "n", "alpha", "radii")},
+        **{name: getattr(options, name) for name in ("seeds", "copies", "epochs", "n0", "n", "alpha", "radii")},
+        model=public_name(options.model),
         dataset=first.dataset,
         data_rows=first.data_rows,
         noise=first.noise,

@@ -46,7 +46,7 @@ from .calibration_study import (
     StudiedClassifier,
     UnfamiliarCheck,
 )
-from .certify import Certificate, CertifiedAt
+from .certify import Certificate, CertificateStudy, CertifiedAt, SmoothedDifference, SmoothedObjective
 from .guided import GuidedAttack, GuidedComparison, GuidedHead, GuidedSearch, PlateauBin
 from .part import Part
 from .reproduction import (
@@ -85,6 +85,7 @@ _KINDS: dict[str, type[Result] | type[Quickstart]] = {
     "benchmark": Benchmark,
     "calibration": Calibration,
     "certificate": Certificate,
+    "certificate_study": CertificateStudy,
     "guided_search": GuidedSearch,
     "calibration_study": CalibrationStudy,
     "suggestion": SuggestionResult,

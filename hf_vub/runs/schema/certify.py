@@ -85,3 +85,59 @@ class Certificate(Result):
     """Noisy copies drawn per example."""
     draws_per_second: float
     seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SmoothedObjective(Part):
+    """The heads of one objective, averaged over their seeds."""
+
+    objective: str
+    """ "vub", "vib" or "ce"."""
+    beta: float | None
+    """Weight of the rate; None for "ce"."""
+    smoothed_accuracy: float
+    certified: tuple[float, ...]
+    """Certified accuracy at each of the radii."""
+    radius_of_ten_percent: float | None
+    """Largest radius at which the mean certified accuracy is at least 10 %."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SmoothedDifference(Part):
+    """Certified accuracy of an objective less that of cross-entropy on the same examples."""
+
+    objective: str
+    radius: float
+    difference: float
+    interval: tuple[float, float]
+    """95 %, by the bootstrap over examples and seeds."""
+    p_value: float
+    """Of no difference, two-sided."""
+    p_holm: float
+    """Adjusted for all differences of the study."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CertificateStudy(Result):
+    """Does a bottleneck help a smoothed classifier? Heads on one frozen backbone, on the same noisy copies."""
+
+    kind: Literal["certificate_study"] = "certificate_study"
+    model: str
+    dataset: str
+    data_rows: str
+    noise: str
+    n0: int
+    n: int
+    alpha: float
+    seeds: int
+    """Heads per objective."""
+    num_train: int
+    copies: int
+    """Noisy copies of each training row."""
+    epochs: int
+    num_examples: int
+    radii: tuple[float, ...]
+    objectives: tuple[SmoothedObjective, ...]
+    differences: tuple[SmoothedDifference, ...]
+    draws_per_second: float
+    seconds: float
