@@ -25,7 +25,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, get_args, get_type_hints
 
 from .runs.provenance import mask
 
@@ -157,9 +157,10 @@ def parse(
     parser = HfArgumentParser(
         types, description=description, epilog=_MANUAL_END, formatter_class=_Manual, allow_abbrev=False
     )
+    numbers_or_words = _numbers_or_words(types)
     for action in parser._actions:
         if action.type is float:
-            action.type = _finite
+            action.type = _finite_or_word if action.dest in numbers_or_words else _finite
     end_with = parser.error
     vars(parser)["error"] = lambda message: end_with(_abbreviated(message))
     words = list(sys.argv[1:] if args is None else args)
@@ -285,6 +286,18 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise argparse.ArgumentTypeError(f"must be a finite number, but is {text}")
     return number
+
+
+def _finite_or_word(text: str) -> float | str:
+    """Return the number, or a word that stands for one, which the program checks."""
+    return text if text.strip().isalpha() and text.lower() not in ("inf", "infinity", "nan") else _finite(text)
+
+
+def _numbers_or_words(types: list[Any]) -> set[str]:
+    """Return the names of the options that take a number or a word."""
+    ours = [kind for kind in types if not any(base.__module__.startswith("transformers.") for base in kind.__mro__)]
+    hints = {name: hint for kind in ours for name, hint in get_type_hints(kind).items()}
+    return {name for name, hint in hints.items() if set(get_args(hint)) == {float, str}}
 
 
 def _set_defaults(parser: argparse.ArgumentParser, path: Path) -> None:

@@ -205,3 +205,59 @@ def test_the_frontier_marks_the_chosen_setting():
     (circle,) = (line for line in upper.lines if line.get_label() == "chosen")
     chosen = next(each for each in result.frontier if each.eligible)
     assert circle.get_xdata()[0] == chosen.rate.mean
+
+
+def fine_tune_with(reviews, folder, **changes):
+    from hf_vub.training.arguments import DataArguments, ModelArguments, VUBTrainingArguments
+    from hf_vub.training.fine_tuning import fine_tune
+
+    model = {"objective": "vub", "beta": "auto", "entropy_weight": 0.3, "freeze_backbone": True}
+    data = {"max_length": 40, "validation": 0.2, "feature_cache": str(folder / "features")}
+    for group in (model, data):
+        group |= {name: changes.pop(name) for name in list(changes) if name in group}
+    training = VUBTrainingArguments(
+        str(folder / "out"), num_train_epochs=2, report_to="none", use_cpu=True, disable_tqdm=True, log_level="error",
+        **changes,
+    )  # fmt: skip
+    return fine_tune(
+        "text",
+        ModelArguments(str(reviews / "encoder"), **model),
+        DataArguments(str(reviews / "reviews"), **data),
+        training,
+    )
+
+
+def test_beta_auto_trains_with_the_suggested_beta(reviews, tmp_path):
+    result = fine_tune_with(reviews, tmp_path)
+    suggestion = read_result(tmp_path / "out" / "suggestion.json")
+    assert isinstance(suggestion, SuggestionResult)
+    assert result.beta == suggestion.beta == VUBForSequenceClassification.from_pretrained(tmp_path / "out").config.beta
+    assert {(each.objective, each.entropy_weight) for each in suggestion.frontier} == {("vub", 0.3)}
+    assert (suggestion.num_train, suggestion.num_validation, suggestion.epochs) == (96, 24, 2)
+    assert not (tmp_path / "out" / "_beta").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"beta": "large"}, "beta is 'large'; it must be a number or 'auto'"),
+        ({"freeze_backbone": False}, "beta is 'auto', which compares heads on the features of a frozen backbone"),
+        ({"objective": "ce"}, "beta is 'auto', but the objective 'ce' has no rate: use 'vib' or 'vub'"),
+        ({"validation": 0.0}, "beta is 'auto', but there are no validation rows to choose it on"),
+    ],
+)
+def test_beta_auto_is_refused_where_it_cannot_be_chosen(reviews, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        fine_tune_with(reviews, tmp_path, **changes)
+
+
+def test_the_command_line_takes_a_number_or_a_word_as_beta():
+    from hf_vub.command_line import parse
+    from hf_vub.training.arguments import ModelArguments
+
+    for words, beta in (("auto", "auto"), ("1e-2", 0.01)):
+        (options,) = parse(ModelArguments, args=["--model", "m", "--beta", words], description="")
+        assert options.beta == beta
+    for words in ("inf", "nan", "1e-2x"):
+        with pytest.raises(SystemExit):
+            parse(ModelArguments, args=["--model", "m", "--beta", words], description="")

@@ -20,7 +20,8 @@ from ..model.loading import TASKS, Task
 from ..runs.digests import processing_digest, weights_digest
 from ..runs.files import lock_folder, write_json
 from ..runs.schema import TrainResult
-from .arguments import VANILLA, DataArguments, ModelArguments, VUBTrainingArguments, check_choice, choose_defaults
+from .arguments import AUTO, VANILLA, DataArguments, ModelArguments, VUBTrainingArguments, check_choice, choose_defaults
+from .auto_beta import check_beta, choose_beta
 from .checkpoints import SETTINGS_FILE, check_settings, decisive_arguments, resume_point
 from .checks import check_best_metric
 from .classifiers import NewClassifier, build_classifier
@@ -62,6 +63,7 @@ def fine_tune(task: Task, model: ModelArguments, data: DataArguments, training: 
         raise ValueError(
             "objective is 'vanilla', whose trainer has no adversary, consistency or ema_decay: use objective 'ce'"
         )
+    check_beta(model)
     choose_defaults(training, frozen=model.freeze_backbone)
     output = Path(str(training.output_dir))
     settings = {"task": task, **asdict(model), **asdict(data), **decisive_arguments(training)}
@@ -75,7 +77,8 @@ def fine_tune(task: Task, model: ModelArguments, data: DataArguments, training: 
     names = label_names(splits)
     set_seed(training.seed)
     entropy = label_entropy(torch.tensor(read_labels(splits["train"])), len(names))
-    classifier = build_classifier(task, model, names, entropy)
+    first = replace(model, beta=0.0) if model.beta == AUTO else model
+    classifier = build_classifier(task, first, names, entropy)
     settings |= {
         "data_digest": splits.digest,
         "model_digest": weights_digest(classifier.network),
@@ -85,6 +88,8 @@ def fine_tune(task: Task, model: ModelArguments, data: DataArguments, training: 
         check_settings(checkpoint, settings)
     trainer, test_rows = _trainer(task, classifier, splits, model, data, training)
     with lock_folder(output) if trainer.is_world_process_zero() else nullcontext():
+        if model.beta == AUTO:
+            model = choose_beta(trainer, model, training, resuming=checkpoint is not None)
         if training.max_steps > 0 or training.num_train_epochs > 0:
             if trainer.is_world_process_zero():
                 write_json(output / SETTINGS_FILE, settings)
