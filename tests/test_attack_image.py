@@ -418,10 +418,12 @@ def test_the_model_is_left_as_it_was(processor, pictures):
 def test_every_attack_runs_on_a_checkpoint_from_disk(name, processor, pictures, tmp_path):
     if name in ("apgd_ce", "apgd_dlr", "square"):
         pytest.importorskip("art")
+    if "autoattack" in name:
+        pytest.importorskip("pyautoattack")
     vub().save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
-    steps = None if name == "fgs" else 3
-    result = attack_image(tmp_path / "model", pictures, name, num_examples=9, steps=steps, output_dir=tmp_path / "run")
+    options = {"steps": None if name == "fgs" else 3, "queries": 30 if "autoattack" in name else None}
+    result = attack_image(tmp_path / "model", pictures, name, num_examples=9, output_dir=tmp_path / "run", **options)
     assert result == {**read_json(tmp_path / "run" / "result.json")}
     assert result["schema"] == 1
     assert result["attack"] == name
