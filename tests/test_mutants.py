@@ -1,15 +1,18 @@
 """What a mutation run (``mutmut run``) changed unseen: each test here kills mutants that lived."""
 
 import re
+from contextlib import contextmanager
+from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
+from transformers import Trainer
 
 from helpers.models import build_model
-from helpers.training import trainer
+from helpers.training import Features, trainer
 from hf_vub import metrics
 from hf_vub.metrics import intervals
 from hf_vub.model import information, objectives, trust
@@ -192,3 +195,68 @@ def test_auto_projected_gradient_hands_over_its_numbers_and_keeps_what_fooled_th
         assert options["eps_step"] == 0.4
         assert (options["max_iter"], options["nb_random_init"], options["verbose"]) == (7, 1, False)
         assert options["loss_type"] == "cross_entropy"
+
+
+def test_the_result_of_a_trainer_says_which_rows_and_classes(tmp_path):
+    """Those it was trained on, and others that it was evaluated on."""
+    run = trainer(tmp_path / "my-run", num_train_epochs=1)
+    run.eval_dataset = Features(rows=24)
+    run.train()
+    run.evaluate()
+    run.create_model_card()
+    result = read_result(tmp_path / "my-run" / "result.json")
+    assert (result.num_train, result.num_validation, result.num_test) == (64, None, 24)
+    assert result.data_rows == "trained on 64 rows; evaluated on 24 rows"
+    assert result.labels == tuple(run.model.config.id2label.values())
+    assert (result.model, result.task, result.num_labels) == ("my-run", "text", 3)
+    assert result.dataset == "a data set in memory"
+    assert result.base_model == "an untrained bert"
+    assert (result.objective, result.beta) == (run.model.config.objective, run.model.config.beta)
+
+
+@pytest.mark.parametrize("named", [None, "user/other"])
+def test_a_push_hands_over_what_it_is_given(tmp_path, monkeypatch, named):
+    given, reported = [], []
+
+    @contextmanager
+    def report(name, revision, token):
+        reported.append((name, revision, token))
+        yield
+
+    monkeypatch.setattr(Trainer, "push_to_hub", lambda run, *args, **options: given.append((*args, options)))
+    monkeypatch.setattr("hf_vub.training.trainer.report_failed_push", report)
+    run = trainer(tmp_path / "my-run", hub_model_id=named, hub_token="hf_of_the_arguments")
+    run.push_to_hub()
+    run.push_to_hub("now", False, "hf_own", "branch", tags=["a"])
+    assert given == [("End of training", True, None, None, {}), ("now", False, "hf_own", "branch", {"tags": ["a"]})]
+    name = named or "my-run"
+    assert reported == [(name, None, "hf_of_the_arguments"), (name, "branch", "hf_own")]
+    monkeypatch.setattr(run, "is_world_process_zero", lambda: False)
+    run.push_to_hub("now", False, "hf_own", "branch", tags=["a"])
+    assert given[2] == given[1]
+    assert len(reported) == 2, "the main process alone pushes, so it alone asks the Hub"
+
+
+def test_distances_are_added_up_in_full_precision():
+    """Of 16-bit numbers the sum is not finite and the mean has three digits."""
+    distances = np.full(1000, 1000.1, dtype=np.float32).astype(np.float16)
+    found = metrics.l2_summary(distances, np.ones(1000, dtype=bool))
+    assert found == {"l2_mean": 1000.0, "l2_median": 1000.0}
+    exact = np.array([0.1, 0.2, 0.4], dtype=np.float32)
+    assert metrics.l2_summary(exact, [1, 1, 1])["l2_mean"] == exact.astype(np.float64).mean()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_signed_ranks_are_tested_exactly_with_ties_and_by_the_normal_law_beyond(monkeypatch, tied):
+    """Ties do not make an asymptotic test exact, and their absence does not make an exact one asymptotic."""
+    differences = np.array([1.0, 1.0, -2.0, 3.0, 4.0]) if tied else np.array([1.0, 1.5, -2.0, 3.0, 4.0])
+    ranks = stats.rankdata(np.abs(differences))
+    signs = np.array(list(product([0, 1], repeat=5)))
+    null = signs @ ranks
+    observed = ranks[differences > 0].sum()
+    exact = min(1.0, 2 * min((null <= observed).mean(), (null >= observed).mean()))
+    assert intervals._signed_rank(differences) == pytest.approx(exact)
+    monkeypatch.setattr(intervals, "_EXACT_ROWS", 4)
+    normal = stats.wilcoxon(differences, method="asymptotic", correction=True).pvalue
+    assert intervals._signed_rank(differences) == pytest.approx(normal)
+    assert normal != pytest.approx(exact)
