@@ -141,6 +141,7 @@ def test_arrays_that_make_no_sense_give_no_number(call, message):
         ({"guide": None, "search": "both"}, "search is 'both', but guide is None"),
         ({"guide": None, "search": "guided"}, "search is 'guided', but guide is None"),
         ({"guide": torch.nn.Linear(8, 3)}, "guide Linear has 3 classes, but the model has 2"),
+        ({"guide": torch.nn.Linear(3, 2)}, "guide Linear does not take the model's features: "),
         ({"guide": "resnet"}, "is a 'resnet' model, which does not classify texts"),
         ({"recipe": "clare"}, "recipe must be one of deepwordbug, pwws"),
     ],

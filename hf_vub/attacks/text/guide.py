@@ -58,9 +58,14 @@ class Guide:
         """Learn how the victim numbers its classes, which have these names; see `align_labels`.
 
         Raises:
-            ValueError: the classes cannot be matched.
+            ValueError: the classes cannot be matched, or the guide is a head that does not take the model's features.
         """
-        count = int(self.classifier(["a"]).shape[-1])
+        try:
+            count = int(self.classifier(["a"]).shape[-1])
+        except RuntimeError as error:
+            if self.classifier.head is None:
+                raise
+            raise ValueError(f"guide {self.name} does not take the model's features: {error}") from error
         self.classifier.clear()
         if count != len(names):
             raise ValueError(f"guide {self.name} has {count} classes, but the model has {len(names)}: guide by another")
