@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from PIL import Image
 from scipy.stats import binom
 from torch import nn
-from transformers import BertForSequenceClassification
+from transformers import BertForSequenceClassification, ViTImageProcessor
 
+from helpers.image_attacks import vub
 from helpers.models import backbone_config
 from hf_vub import VUBConfig, VUBForSequenceClassification
-from hf_vub.certify import certify, certify_heads, deletion_radius, lower_bound
+from hf_vub.certify import certify, certify_heads, deletion_radius, gaussian_radius, lower_bound, smoothed_pipeline
 from hf_vub.certify.certification import summary
 from hf_vub.certify.smoothing import Smoothing, store_smoothing
 from hf_vub.certify.tally import Tally, votes_needed
@@ -377,3 +379,35 @@ def test_the_run_says_what_it_is(tokenizer, texts, tmp_path):
     assert settings["noise"] == "delete:0.9"
     assert settings["by_word"] is True
     assert len(settings["weights"]) == 1
+
+
+def test_a_pipeline_answers_with_a_certificate_or_abstains(tokenizer, tmp_path):
+    config = backbone_config("bert", num_labels=2)
+    config.vocab_size, config.max_position_embeddings, config.initializer_range = len(tokenizer), 64, 1.0
+    config.id2label = {0: "neg", 1: "pos"}
+    torch.manual_seed(0)
+    VUBForSequenceClassification(VUBConfig(config, id2label=config.id2label)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    store_smoothing(tmp_path, Smoothing(Noise("delete", 0.8), 10, 60, 0.01))
+    texts = ["good film the a " * 4, "bad " * 9, ""]
+    classify = smoothed_pipeline(tmp_path)
+    answers = classify(texts)
+    assert answers == smoothed_pipeline(tmp_path, batch_size=1)(texts)
+    for answer in answers:
+        assert sum(answer["votes"].values()) <= 70
+        assert (answer["label"] is None) == (answer["radius"] is None)
+        if answer["label"] is not None:
+            assert answer["votes"][answer["label"]] > 35
+            assert answer["radius"] == deletion_radius(answer["p_lower"], 0.8)
+    assert answers[2]["votes"] in ({"neg": 70, "pos": 0}, {"neg": 0, "pos": 70})  # nothing can be deleted
+    with pytest.raises(TypeError, match="takes no option 'top_k'"):
+        classify(texts[0], top_k=2)
+
+
+def test_a_pipeline_of_images_certifies_an_l2_norm(tmp_path):
+    image = Image.fromarray(np.full((8, 8, 3), 200, dtype=np.uint8))
+    model = vub()
+    model.save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path)
+    answer = smoothed_pipeline(tmp_path, "gaussian:0.01", n0=5, n=50, alpha=0.01)(image)
+    assert answer["radius"] == gaussian_radius(answer["p_lower"], 0.01)

@@ -1,4 +1,5 @@
 from .certification import certify, certify_heads
+from .pipelines import smoothed_pipeline
 from .radii import deletion_radius, gaussian_radius, lower_bound, masking_radius
 from .smoothing import Smoothing, store_smoothing
 
@@ -10,5 +11,6 @@ __all__ = [
     "gaussian_radius",
     "lower_bound",
     "masking_radius",
+    "smoothed_pipeline",
     "store_smoothing",
 ]

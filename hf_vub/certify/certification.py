@@ -14,7 +14,7 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -27,11 +27,8 @@ from tqdm.auto import tqdm
 
 from ..compute.contexts import frozen
 from ..data.labels import class_names
-from ..data.noisy_rows import WordTokens
-from ..data.preprocessing import max_text_length
 from ..data.record import TrainingRecord
 from ..data.sample import Sample, SampleOptions, check_counts, open_sample
-from ..embeddings.pixels import PixelModel
 from ..metrics.intervals import wilson_interval
 from ..model.loading import LoadedClassifier, Task, backbone_dtype, backbone_of, load_classifier
 from ..reports.model_cards import refresh_model_card
@@ -43,7 +40,7 @@ from ..runs.run_log import Record, RunLog
 from ..runs.schema import Certificate, CertifiedAt
 from .smoothing import Smoothing, choose_smoothing, stored_smoothing
 from .tally import Tally
-from .voters import Head, ImageVoter, TextVoter, Voter, as_head
+from .voters import Voter, as_head, make_voter
 
 logger = logging.getLogger(__name__)
 
@@ -239,8 +236,9 @@ def _certify(
             stack.enter_context(frozen(part))
         device = next(network.parameters()).device
         named = {name: as_head(None if each is None else each.to(device)) for name, each in modules.items()}
-        voter, about = _voter(source, smoothing, sample, loaded, named)
-        counts = _count_classes(voter)
+        voter, about = make_voter(loaded, smoothing, named, options.seed, source.max_length, source.batch_size)
+        raw = _raw(sample)
+        counts = _count_classes(voter, raw, len(sample))
         sample = sample.aligned(class_names(getattr(network, "config", None), counts))
         # The head that a shared backbone came with is never asked.
         backbone = weights_digest(network if heads is None else backbone_of(network))
@@ -264,28 +262,30 @@ def _certify(
             _refuse_other_result(folder)
             log = RunLog(folder, {**settings, **({"head": name} if name else {}), **own_settings}, processes())
             runs[name] = stack.enter_context(log)
-        _certify_examples(voter, smoothing, counts, sample, runs, progress)
+        _certify_examples(voter, smoothing, counts, sample, raw, runs, progress)
         seen = sample.seen_in_training(record)
         return _finish(runs, sample, seen)
 
 
-def _voter(
-    source: Source, smoothing: Smoothing, sample: Sample, loaded: LoadedClassifier, heads: Mapping[str, Head]
-) -> tuple[Voter, dict[str, object]]:
-    """Return what votes on the examples, and the settings of its medium."""
-    seed = sample.options.seed
-    if smoothing.noise.medium == "image":
-        pixels = PixelModel(loaded.network, loaded.processor)
-        return ImageVoter(pixels, sample, smoothing.noise, heads, seed, source.batch_size), {}
-    length = max_text_length(loaded.processor, loaded.network, source.max_length)
-    tokens = WordTokens(loaded.processor, length)
-    voter = TextVoter(loaded.network, tokens, sample, smoothing.noise, heads, seed, source.batch_size)
-    return voter, {"max_length": length, "by_word": tokens.by_word}
+def _raw(sample: Sample) -> Callable[[int], Any]:
+    """Return a function from a position in the sample to its text or undecoded image."""
+    if sample.task == "text":
+        return sample.texts().__getitem__
+    return lambda position: sample.dataset[sample.rows[position]]["image"]
 
 
-def _count_classes(voter: Voter) -> int:
+def _count_classes(voter: Voter, raw: Callable[[int], Any], examples: int) -> int:
     """Return how many classes the heads have, the same for each."""
-    counts = {name: voter.num_classes(head) for name, head in voter.heads.items()}
+    reason: object = "there is none"
+    for position in range(examples):
+        try:
+            example = voter.prepare(raw(position))
+            break
+        except ValueError as error:
+            reason = reason if position else error
+    else:
+        raise ValueError(f"none of {examples} examples can be read: {reason}")
+    counts = {name: voter.num_classes(head, example) for name, head in voter.heads.items()}
     if len(set(counts.values())) > 1:
         raise ValueError(f"heads must have equally many classes, but have {counts}")
     (count, *_) = counts.values()
@@ -295,8 +295,9 @@ def _count_classes(voter: Voter) -> int:
 
 
 def _certify_examples(
-    voter: Voter, smoothing: Smoothing, classes: int, sample: Sample, runs: Mapping[str, RunLog], progress: bool
-) -> None:
+    voter: Voter, smoothing: Smoothing, classes: int, sample: Sample, raw: Callable[[int], Any],
+    runs: Mapping[str, RunLog], progress: bool,
+) -> None:  # fmt: skip
     """Certify this process's share of the examples and save a record for each."""
     state = processes()
     shown = progress and state.is_main_process
@@ -309,30 +310,23 @@ def _certify_examples(
             row = sample.rows[position]
             missing = {name: smoothing.tally(classes) for name, run in runs.items() if row not in run.records}
             if missing:
-                for name, record in _certify_example(voter, smoothing, sample, position, missing).items():
-                    runs[name].add(record)
+                record = {"index": row, "label": sample.labels[position]}
+                for name, certified in _certify_example(voter, smoothing, raw(position), record, missing).items():
+                    runs[name].add(certified)
             bar.set_postfix_str(_running(runs), refresh=False)
             bar.update()
 
 
 def _certify_example(
-    voter: Voter, smoothing: Smoothing, sample: Sample, position: int, tallies: dict[str, Tally]
+    voter: Voter, smoothing: Smoothing, raw: Any, record: Record, tallies: dict[str, Tally]
 ) -> dict[str, Record]:
-    """Return the record of one example for each head."""
+    """Return the record of one example for each head, from its row and label."""
     began = time.perf_counter()
-    row, label = sample.rows[position], sample.labels[position]
-    record: Record = {"index": row, "label": label}
     try:
-        example = voter.read(position)
+        example = voter.prepare(raw)
     except ValueError as error:
         return {name: {**record, "status": f"skipped: {error}", "seconds": 0.0} for name in tallies}
-    draw = voter.copies(example, row)
-    for block in smoothing.blocks():
-        waiting = {name: tally for name, tally in tallies.items() if not tally.finished}
-        if not waiting:
-            break
-        for name, votes in voter.votes(draw(block), list(waiting)).items():
-            waiting[name].add(votes)
+    voter.count(example, record["index"], smoothing, tallies)
     seconds = (time.perf_counter() - began) / len(tallies)
     records = {}
     for name, tally in tallies.items():

@@ -2,7 +2,7 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,11 +14,13 @@ from ..compute.kernels import FastKernels
 from ..compute.memory import halving
 from ..data.noise import Noise, draw_kept, noisy_pixels
 from ..data.noisy_rows import WordTokens
-from ..data.preprocessing import pad_tokens
-from ..data.sample import Sample
+from ..data.preprocessing import clean_text, max_text_length, pad_tokens
 from ..embeddings.pixels import PixelModel
 from ..model.information import at_least_float32
+from ..model.loading import LoadedClassifier
 from .radii import deletion_radius, gaussian_radius, masking_radius
+from .smoothing import Smoothing
+from .tally import Tally
 
 Head = Callable[[Tensor], Tensor]
 """From features (copies, feature_size) to logits (copies, classes)."""
@@ -43,12 +45,17 @@ class Voter(ABC):
         self.kernels = FastKernels()
 
     @abstractmethod
-    def read(self, position: int) -> Any:
-        """Return an example as `copies` takes it; raise ValueError where it cannot be read."""
+    def prepare(self, raw: Any) -> Any:
+        """Return a text or image as `copies` takes it; raise ValueError where it cannot be read."""
 
     @abstractmethod
-    def copies(self, example: Any, row: int) -> Callable[[int], Sequence[Any] | Tensor]:
-        """Return a function that draws the next noisy copies of an example, as `features` takes them."""
+    def copies(self, example: Any, key: int) -> Callable[[int], Any]:
+        """Return a function that draws the next noisy copies of an example, as `features` takes them.
+
+        Args:
+            example: as `prepare` returns it.
+            key: decides the draws, together with the seed: the row of the example.
+        """
 
     @abstractmethod
     def features(self, copies: Any) -> Tensor:
@@ -62,14 +69,27 @@ class Voter(ABC):
         """Return what a record says about the size of an example."""
         return {}
 
-    @abstractmethod
-    def blank(self) -> Any:
-        """Return one copy of nothing, as `features` takes it."""
-
     @torch.no_grad()
-    def num_classes(self, head: Head) -> int:
-        """Return how many classes a head has."""
-        return head(self.features(self.blank())).shape[-1]
+    def num_classes(self, head: Head, example: Any) -> int:
+        """Return how many classes a head has, which it shows on an example."""
+        return head(self.features(self.copies(example, 0)(1))).shape[-1]
+
+    def count(self, example: Any, key: int, smoothing: Smoothing, tallies: dict[str, Tally]) -> None:
+        """Draw copies of an example until the tallies of all heads are finished.
+
+        Args:
+            example: as `prepare` returns it.
+            key: decides the draws, together with the seed.
+            smoothing: how many copies.
+            tallies: by the name of the head; filled.
+        """
+        draw = self.copies(example, key)
+        for block in smoothing.blocks():
+            waiting = {name: tally for name, tally in tallies.items() if not tally.finished}
+            if not waiting:
+                return
+            for name, votes in self.votes(draw(block), waiting).items():
+                waiting[name].add(votes)
 
     @torch.no_grad()
     def votes(self, copies: Any, names: Iterable[str]) -> dict[str, NDArray[np.int64]]:
@@ -94,7 +114,6 @@ class TextVoter(Voter):
     Args:
         network: has ``features(**inputs)``, as ours do; of any other classifier the logits are the features.
         tokens: of its tokenizer.
-        sample: the texts.
         noise, heads, seed: as for `Voter`.
         batch_size: copies of ``tokens.max_length`` tokens per forward pass; of shorter ones as many more as have their
             tokens. By default 2,048 tokens on a CPU and 65,536 elsewhere.
@@ -103,33 +122,29 @@ class TextVoter(Voter):
     unit = "text"
 
     def __init__(
-        self, network: nn.Module, tokens: WordTokens, sample: Sample, noise: Noise, heads: Mapping[str, Head],
-        seed: int, batch_size: int | None,
+        self, network: nn.Module, tokens: WordTokens, noise: Noise, heads: Mapping[str, Head], seed: int,
+        batch_size: int | None,
     ):  # fmt: skip
         super().__init__(noise, heads, seed)
         self.network: Any = network
-        self.tokens, self.texts = tokens, sample.texts()
+        self.tokens = tokens
         self.device = next(network.parameters()).device
         self.batch_tokens = 2**11 if self.device.type == "cpu" else 2**16
         if batch_size is not None:
             self.batch_tokens = batch_size * tokens.max_length
 
-    def read(self, position: int) -> list[str]:
+    def prepare(self, raw: str) -> list[str]:
         """Return the words of a text."""
-        return self.texts[position].split()
+        return clean_text(raw).split()
 
-    def copies(self, example: list[str], row: int) -> Callable[[int], list[list[int]]]:
+    def copies(self, example: list[str], key: int) -> Callable[[int], list[list[int]]]:
         """Return a function that draws the token ids of the next noisy copies."""
-        generator = np.random.default_rng([self.seed, row])
+        generator = np.random.default_rng([self.seed, key])
 
         def draw(copies: int) -> list[list[int]]:
             return self.tokens.noisy(example, draw_kept(self.noise, len(example), copies, generator), self.noise)
 
         return draw
-
-    def blank(self) -> list[list[int]]:
-        """Return the token ids of a text of one word."""
-        return self.tokens([["a"]])
 
     def features(self, copies: list[list[int]]) -> Tensor:
         """Return features (copies, feature_size) of token ids."""
@@ -182,7 +197,6 @@ class ImageVoter(Voter):
 
     Args:
         pixels: the classifier of [0, 1] pixels.
-        sample: the images.
         noise, heads, seed: as for `Voter`.
         batch_size: copies per forward pass; by default 64 on a CPU and 1,024 elsewhere.
     """
@@ -190,34 +204,22 @@ class ImageVoter(Voter):
     unit = "image"
 
     def __init__(
-        self, pixels: PixelModel, sample: Sample, noise: Noise, heads: Mapping[str, Head], seed: int,
-        batch_size: int | None,
+        self, pixels: PixelModel, noise: Noise, heads: Mapping[str, Head], seed: int, batch_size: int | None,
     ):  # fmt: skip
         super().__init__(noise, heads, seed)
-        self.pixels, self.sample = pixels, sample
+        self.pixels = pixels
         self.device = pixels.mean.device
         self.batch_size = batch_size or (64 if self.device.type == "cpu" else 1024)
 
-    def read(self, position: int) -> Tensor:
+    def prepare(self, raw: Any) -> Tensor:
         """Return pixels (channels, height, width) in [0, 1]."""
-        image = self.sample.dataset[self.sample.rows[position]]["image"]
-        return self.pixels.read(image).to(self.device)
+        return self.pixels.read(raw).to(self.device)
 
-    def copies(self, example: Tensor, row: int) -> Callable[[int], Tensor]:
+    def copies(self, example: Tensor, key: int) -> Callable[[int], Tensor]:
         """Return a function that draws the next noisy copies (copies, channels, height, width)."""
-        key = int(np.random.SeedSequence([self.seed, row]).generate_state(1, np.uint64)[0]) >> 1
-        generator = torch.Generator(self.device).manual_seed(key)
+        state = int(np.random.SeedSequence([self.seed, key]).generate_state(1, np.uint64)[0]) >> 1
+        generator = torch.Generator(self.device).manual_seed(state)
         return lambda copies: noisy_pixels(example, self.noise, copies, generator)
-
-    def blank(self) -> Tensor:
-        """Return one black image of the size that the first readable one has."""
-        reason: object = "there is none"
-        for position in range(len(self.sample)):
-            try:
-                return torch.zeros_like(self.read(position))[None]
-            except ValueError as error:
-                reason = reason if position else error
-        raise ValueError(f"none of {len(self.sample)} images can be read: {reason}")
 
     def features(self, copies: Tensor) -> Tensor:
         """Return features (copies, feature_size) of pixels (copies, channels, height, width)."""
@@ -238,6 +240,29 @@ class ImageVoter(Voter):
     def radius(self, p_lower: float, example: Tensor) -> float:
         """Return the certified L2 norm, or -1."""
         return gaussian_radius(p_lower, self.noise.level)
+
+
+def make_voter(
+    loaded: LoadedClassifier, smoothing: Smoothing, heads: Mapping[str, Head], seed: int, max_length: int | None = None,
+    batch_size: int | None = None,
+) -> tuple[Voter, dict[str, object]]:  # fmt: skip
+    """Return what votes on texts or images under a noise, and the settings of its medium.
+
+    Args:
+        loaded: the network and its tokenizer or image processor.
+        smoothing: with the noise.
+        heads: by name, from features to logits.
+        seed: of the copies.
+        max_length: tokens that a noisy copy is cut to; by default the limit of tokenizer and model.
+        batch_size: copies per forward pass, see `TextVoter` and `ImageVoter`.
+    """
+    if smoothing.noise.medium == "image":
+        pixels = PixelModel(loaded.network, loaded.processor)
+        return ImageVoter(pixels, smoothing.noise, heads, seed, batch_size), {}
+    length = max_text_length(loaded.processor, loaded.network, max_length)
+    tokens = WordTokens(loaded.processor, length)
+    voter = TextVoter(loaded.network, tokens, smoothing.noise, heads, seed, batch_size)
+    return voter, {"max_length": length, "by_word": tokens.by_word}
 
 
 def as_head(module: nn.Module | None) -> Head:
