@@ -96,6 +96,20 @@ def test_two_processes_certify_texts_to_the_votes_of_one(one_and_two):
     assert read_json(one / "result.json")["curve"] == read_json(two / "result.json")["curve"]
 
 
+def test_two_processes_share_a_report_card_and_write_it_once(one_and_two):
+    one, two = one_and_two
+    alone, *shared = (read_json(folder / f"card-{rank}.json") for folder, rank in ((one, 0), (two, 0), (two, 1)))
+    assert [card.pop("measured") for card in shared] == [alone["measured"] // 2] * 2
+    del alone["measured"]
+    assert shared == [alone, alone]
+    files = [sorted(path.name for path in (run / "card-pictures").rglob("[!_]*")) for run in (one, two)]
+    assert files[0] == files[1] == ["records.jsonl", "report_card", "report_card.json", "run.json"]
+    records = [list(read_records(run / "card-pictures" / "report_card" / "records.jsonl")) for run in (one, two)]
+    numbers = [[(each["index"], each["values"]) for each in rows] for rows in records]
+    assert numbers[0] == numbers[1]
+    assert [each["index"] for each in records[1]] == list(range(len(records[1])))
+
+
 @pytest.mark.skipif(find_spec("textattack") is None, reason="text attacks are an optional extra")
 def test_two_processes_attack_texts_to_the_bits_of_one(one_and_two):
     one, two = (folder / "attack-texts" for folder in one_and_two)

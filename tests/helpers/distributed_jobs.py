@@ -117,6 +117,33 @@ def attack_pictures(folder):
     )  # fmt: skip
 
 
+def card_pictures(folder):
+    """A report card, with files and without."""
+    import json
+
+    from datasets import load_from_disk
+
+    from hf_vub.attacks import report_card
+    from hf_vub.attacks.image.trial import Trial
+
+    measured, batch = [], Trial._batch
+    Trial._batch = lambda self, *rest: measured.append(self) or batch(self, *rest)
+    try:
+        cards = [
+            report_card(
+                folder / "pictures-model", load_from_disk(str(folder / "pictures")), steps=2, square_steps=4,
+                num_examples=None, batch_size=2, output_dir=output, progress=False,
+            )
+            for output in (folder / "card-pictures", None)
+        ]  # fmt: skip
+    finally:
+        Trial._batch = batch
+    found = [{"checks": card.to_json()["checks"], "curves": card.to_json()["curves"]} for card in cards]
+    assert found[0] == found[1]
+    rank = PartialState().process_index
+    (folder / f"card-{rank}.json").write_text(json.dumps({**found[0], "measured": len(measured)}))
+
+
 def attack_texts(folder):
     """A random predictor under attack."""
     from hf_vub.attacks import attack_text
@@ -146,6 +173,7 @@ def main(folder):
         sweep,
         embed,
         attack_pictures,
+        card_pictures,
         certify_texts,
         *([attack_texts] if find_spec("textattack") else []),
     ):
