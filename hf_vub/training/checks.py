@@ -1,6 +1,7 @@
 """What a trainer of VUB classifiers refuses before any work: models, arguments and data sets that cannot be trained."""
 
 from collections.abc import Iterable, Mapping, Sized
+from typing import cast
 
 from datasets import Dataset
 
@@ -9,13 +10,15 @@ from ..model.configuration_vub import VUBConfig
 from .arguments import VUBTrainingArguments
 
 
-def check_model(model: object) -> None:
-    """Raise TypeError for a model without the terms of the objective."""
-    if getattr(getattr(model, "config", None), "model_type", None) != VUBConfig.model_type:
+def check_model(model: object) -> VUBConfig:
+    """Return the configuration of a model; raise TypeError for a model without the terms of the objective."""
+    config = getattr(model, "config", None)
+    if getattr(config, "model_type", None) != VUBConfig.model_type:
         raise TypeError(
             f"model is a {type(model).__name__}; VUBTrainer trains VUBForSequenceClassification and "
             "VUBForImageClassification (wrap a checkpoint with their from_pretrained)"
         )
+    return cast(VUBConfig, config)  # also where remote code has made its class
 
 
 def check_arguments(args: object, compute_loss_func: object) -> None:

@@ -9,6 +9,7 @@ from ..model.loading import TASKS, Task, load_classifier, load_processor, set_pa
 from ..model.timm_processing import timm_image_processor
 from ..model.trust import load
 from .arguments import VANILLA, ModelArguments
+from .types import Processor
 
 _OF_BOTTLENECK = (
     *("beta", "entropy_weight", "latent_size", "num_train_samples", "num_eval_samples", "freeze_backbone", "pooling"),
@@ -24,7 +25,7 @@ class NewClassifier(NamedTuple):
     """
 
     network: PreTrainedModel
-    processor: Any
+    processor: Processor
 
 
 def build_classifier(task: Task, arguments: ModelArguments, names: list[str], label_entropy: float) -> NewClassifier:
@@ -44,14 +45,15 @@ def build_classifier(task: Task, arguments: ModelArguments, names: list[str], la
     if arguments.objective == VANILLA and arguments.pooling not in ("auto", "stock"):
         raise ValueError(f"pooling is {arguments.pooling!r}, but a vanilla classifier pools in its own way: use 'auto'")
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
-    bottleneck: dict[str, Any] = {name: getattr(arguments, name) for name in _OF_BOTTLENECK}
-    options: dict[str, Any] = {**bottleneck, "objective": arguments.objective, "label_entropy": label_entropy, **labels}
+    options: dict[str, Any] = {name: getattr(arguments, name) for name in _OF_BOTTLENECK}
+    options |= {"objective": arguments.objective, "label_entropy": label_entropy, **labels}
     # A calibration holds for the weights that it was fitted to.
     options |= {"probabilities": "softmax", "calibration_temperature": 1.0, "conformal_thresholds": None}
     classes, vanilla = TASKS[task], arguments.objective == VANILLA
     untrained_timm = task == "image" and arguments.from_scratch and arguments.model.startswith("timm/")
-    source: dict[str, Any] = {"revision": arguments.revision or "main"}
-    network: Any
+    revision = arguments.revision or "main"
+    processor: Processor
+    network: PreTrainedModel
     if arguments.enlarge_to is not None:
         options["enlarge_to"] = arguments.enlarge_to
     if untrained_timm:
@@ -60,20 +62,20 @@ def build_classifier(task: Task, arguments: ModelArguments, names: list[str], la
         )
         processor = timm_image_processor(config.pretrained_cfg)
     else:
-        processor = load_processor(arguments.model, task, savable=True, **source)
+        processor = load_processor(arguments.model, task, savable=True, revision=revision)
     if arguments.image_size is not None and (arguments.enlarge_to is not None or not untrained_timm):
         _resize(processor, arguments.image_size)
     if arguments.from_scratch:
         if not untrained_timm:
-            config = load(AutoConfig, arguments.model, **source, **labels)
+            config = load(AutoConfig, arguments.model, revision=revision, **labels)
         network = classes.stock.from_config(config) if vanilla else classes.ours(VUBConfig(config, **options))
     elif vanilla:
         kind = {"ignore_mismatched_sizes": True, "problem_type": "single_label_classification"}
-        network = load(classes.stock, arguments.model, **source, **kind, **labels)
+        network = load(classes.stock, arguments.model, revision=revision, **kind, **labels)
     else:
-        network = classes.ours.from_pretrained(arguments.model, **source, **options)
+        network = classes.ours.from_pretrained(arguments.model, revision=revision, **options)
     # The loss is a mean over the batch, which some versions would scale twice otherwise.
-    network.accepts_loss_kwargs = False
+    vars(network)["accepts_loss_kwargs"] = False
     if isinstance(processor, PreTrainedTokenizerBase):
         set_padding(network, processor)
     load_classifier(network, task, processor=processor)  # its checks
@@ -95,7 +97,7 @@ def _check_sizes(task: Task, arguments: ModelArguments) -> None:
         raise ValueError(f"image_size is {side}; only an untrained timm model, or one with enlarge_to, can choose it")
 
 
-def _resize(processor: Any, side: int) -> None:
+def _resize(processor: Processor, side: int) -> None:
     """Let an image processor give images of this size, not cropped."""
     for name in ("size", "crop_size"):
         if getattr(processor, name, None):
@@ -120,7 +122,8 @@ def timm_config(architecture: str, image_size: int | None = None, **options: Any
         raise ImportError('timm models need timm: pip install "hf_vub[vision]"') from error
     if not timm.is_model(architecture):
         raise ValueError(f"model is 'timm/{architecture}', an architecture that timm {timm.__version__} does not know")
-    pretrained: Any = timm.get_pretrained_cfg(architecture)
+    pretrained = timm.get_pretrained_cfg(architecture)
+    assert pretrained is not None  # every model has one, if only an empty one
     content = pretrained.to_dict()
     kept = ("input_size", "crop_pct", "interpolation", "mean", "std", "crop_mode")
     preprocessing = {name: content[name] for name in kept if name in content}

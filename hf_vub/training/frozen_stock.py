@@ -24,7 +24,7 @@ class StockFeatures(nn.Module):
         super().__init__()
         self.backbone, self.config = network, network.config
 
-    def features(self, **inputs: Any) -> Tensor:
+    def features(self, **inputs: object) -> Tensor:
         """Return what the last linear layer would see, shape (batch, feature_size)."""
         logits: Tensor = self.backbone(**inputs, return_dict=True).logits
         return logits
@@ -51,7 +51,11 @@ def freeze_all_but_classifier(network: PreTrainedModel) -> None:
 
     @functools.wraps(stock.forward)
     def forward(
-        self: PreTrainedModel, *args: Any, features: Tensor | None = None, labels: Tensor | None = None, **inputs: Any
+        self: PreTrainedModel,
+        *args: object,
+        features: Tensor | None = None,
+        labels: Tensor | None = None,
+        **inputs: object,
     ) -> Any:
         if features is None:
             return stock.forward(self, *args, labels=labels, **inputs)

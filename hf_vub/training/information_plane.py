@@ -2,19 +2,20 @@
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from ..model.configuration_vub import VUBConfig
 from ..model.information import prior_entropy
 from ..runs.files import read_records, write_text
 from ..sweep.collapse import collapse_warnings
+from .checks import check_model
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class InformationPlane(TrainerCallback, ExportableState):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        model: Any = None,
+        model: PreTrainedModel | None = None,
         **kwargs: object,
     ) -> None:
         """Write the line of this epoch, and do what was postponed."""
@@ -114,7 +115,7 @@ class InformationPlane(TrainerCallback, ExportableState):
             setattr(control, name, True)
         means, self.epoch, self.due = self._means(self.epoch), None, []
         if means and model is not None:
-            self._warn_of_collapse(means, model.config)
+            self._warn_of_collapse(means, check_model(model))
         if means and _wanted(args) and state.is_world_process_zero:
             line = {"epoch": round(state.epoch or 0), "step": state.global_step, **self._point(means), "held_out": None}
             self._write(args, [*read_records(self._path(args)), line])
@@ -137,7 +138,7 @@ class InformationPlane(TrainerCallback, ExportableState):
             lines[-1]["held_out"] = self._point(held_out)
             self._write(args, lines)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, dict[str, object]]:
         """Return what a checkpoint keeps: the sums of the open window and the open epoch."""
         sums = {"window": self.window, "epoch": self.epoch}
         return {
@@ -148,7 +149,7 @@ class InformationPlane(TrainerCallback, ExportableState):
     def _path(self, args: TrainingArguments) -> Path:
         return Path(str(args.output_dir)) / "information_plane.jsonl"
 
-    def _write(self, args: TrainingArguments, lines: list[dict[str, Any]]) -> None:
+    def _write(self, args: TrainingArguments, lines: Sequence[Mapping[str, object]]) -> None:
         write_text(self._path(args), "".join(json.dumps(line) + "\n" for line in lines))
 
 

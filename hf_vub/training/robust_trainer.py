@@ -4,15 +4,20 @@ import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers import (
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_utils import EvalLoopOutput
 
 from ..data.preprocessing import tokenize
 from ..model.modeling_vub import VUBOutput
@@ -20,8 +25,11 @@ from .adversary import IMAGE_ADVERSARIES, PixelAdversary, adversary_of, divergen
 from .arguments import VUBTrainingArguments
 from .embedding_adversary import EmbeddingAdversary
 from .rows import FeatureRows, edited_rows
-from .safeguards import WatchedTrainer
+from .safeguards import TrainerOptions, WatchedTrainer
 from .weight_averaging import WeightAverage, save_training_weights
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 logger = logging.getLogger(__name__)
 
@@ -41,26 +49,14 @@ class RobustTrainer(WatchedTrainer):
     _pixels: PixelAdversary | None = None
     _texts: EmbeddingAdversary | None = None
 
-    def __init__(
-        self,
-        *,
-        args: VUBTrainingArguments,
-        train_dataset: object = None,
-        eval_dataset: object = None,
-        processing_class: Any = None,
-        **kwargs: Any,
-    ):
-        if args.perturb is not None and train_dataset is not None:
-            train_dataset = edited_rows(train_dataset, processing_class, args)
-            if isinstance(eval_dataset, Dataset) and "text" in eval_dataset.column_names:
-                eval_dataset = tokenize(eval_dataset, processing_class).remove_columns("length")
-        super().__init__(
-            args=args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            **kwargs,
-        )
+    def __init__(self, model: nn.Module | None = None, **kwargs: "Unpack[TrainerOptions]"):
+        args, train, evaluation = kwargs["args"], kwargs.get("train_dataset"), kwargs.get("eval_dataset")
+        if isinstance(args, VUBTrainingArguments) and args.perturb is not None and train is not None:
+            edited = edited_rows(train, kwargs.get("processing_class"), args)
+            kwargs["train_dataset"] = edited
+            if isinstance(evaluation, Dataset) and "text" in evaluation.column_names:
+                kwargs["eval_dataset"] = tokenize(evaluation, edited.tokenizer).remove_columns("length")
+        super().__init__(model, **kwargs)
         self.adversary = adversary_of(self.args)
         if self.adversary is not None:
             self._check_medium()
@@ -131,7 +127,8 @@ class RobustTrainer(WatchedTrainer):
             return super().accumulate_gradients(model, inputs, num_items_in_batch)
         inputs = self._prepare_inputs(inputs)
         mask, turns = inputs["attention_mask"], self._texts.adversary.steps
-        shift = self._texts.start(mask, self.model.get_input_embeddings().weight.shape[-1])
+        words = self.model.get_input_embeddings()(inputs["input_ids"][:1, :1])
+        shift = self._texts.start(mask, words.shape[-1])
         total = mask.new_zeros((), dtype=torch.float32)
         for turn in range(turns):
             shift.requires_grad_(True)
@@ -197,14 +194,16 @@ class RobustTrainer(WatchedTrainer):
                 ROBUST_ACCURACY,
             )
 
-    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Train as :class:`WatchedTrainer` does, and end with the averaged weights, where weights are averaged."""
+    def _begin(self) -> None:
+        super()._begin()
         self._average = None
-        output = super().train(*args, **kwargs)
+
+    def _finish(self) -> None:
+        """Leave the model with its averaged weights, unless those of the best checkpoint were loaded."""
         if self._average is not None and self.best_step() is None:
             self._average.apply()
         self._average = None
-        return output
+        super()._finish()
 
     def begin_averaging(self) -> None:
         """Start the average at the model's present weights, unless a checkpoint has given one."""
@@ -222,12 +221,12 @@ class RobustTrainer(WatchedTrainer):
         if self._average is not None:
             self._average.resume(Path(resume_from_checkpoint))
 
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         if self._average is None:
-            super()._save_checkpoint(*args, **kwargs)
+            super()._save_checkpoint(model, trial)
             return
         with self._average.applied() as trained:
-            super()._save_checkpoint(*args, **kwargs)
+            super()._save_checkpoint(model, trial)
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save and folder.is_dir():
             save_training_weights(trained, folder)

@@ -1,9 +1,8 @@
 """The rows of a training: tokens, pixels or cached features, and the record of which rows they are."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
@@ -11,7 +10,12 @@ from huggingface_hub import constants
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase, default_data_collator
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    default_data_collator,
+)
 
 from ..data.columns import find_column
 from ..data.noise import parse_noise
@@ -23,10 +27,7 @@ from ..model.loading import Task
 from .arguments import DataArguments, VUBTrainingArguments
 from .frozen_stock import StockFeatures, without_classifier
 from .smoothing import noisy_rows, source_rows
-
-Rows = Mapping[str, Any]
-"""Training, validation and test rows by the name of their split, as a Trainer takes them."""
-Collator = Callable[[list[Any]], dict[str, Any]]
+from .types import Collator, Data, Processor, Rows
 
 
 class FeatureRows(Dataset[dict[str, Tensor]]):
@@ -52,7 +53,7 @@ def feature_rows(
     model: PreTrainedModel,
     dataset: datasets.Dataset,
     *,
-    processing_class: Any = None,
+    processing_class: Processor | None = None,
     cache_dir: str | Path | None = None,
     max_length: int | None = None,
     dtype: str = "float32",
@@ -85,7 +86,7 @@ def feature_rows(
 def prepare_rows(
     task: Task,
     network: PreTrainedModel,
-    processor: Any,
+    processor: Processor,
     splits: Mapping[str, datasets.Dataset],
     data: DataArguments,
     training: VUBTrainingArguments,
@@ -106,13 +107,14 @@ def prepare_rows(
     changing = data.augment or training.smoothing or training.perturb or training.adversary
     if frozen and not changing:
         return _cached_features(network, processor, splits, data), default_data_collator
-    rows: dict[str, Any] = dict(splits)
+    rows: dict[str, Data] = dict(splits)
     if task == "image":
         plain = image_transform(processor)
         rows = {name: split.with_transform(plain) for name, split in splits.items()}
         if data.augment:
             rows["train"] = AugmentedImages(splits["train"], processor, training.seed, flip=data.dataset != "digits")
     elif training.smoothing is None:
+        assert isinstance(processor, PreTrainedTokenizerBase)
         rows = {name: tokenize(split, processor, data.max_length) for name, split in splits.items()}
         if training.perturb is not None:
             rows["train"] = edited_rows(splits["train"], processor, training, data.max_length)
@@ -122,11 +124,13 @@ def prepare_rows(
             name: noisy_rows(split, noise, network, processor, max_length=length, seed=training.seed)
             for name, split in rows.items()
         }
-    return rows, DataCollatorWithPadding(processor) if task == "text" else default_data_collator
+    if isinstance(processor, PreTrainedTokenizerBase):
+        return rows, DataCollatorWithPadding(processor)
+    return rows, default_data_collator
 
 
 def edited_rows(
-    rows: object, tokenizer: Any, training: VUBTrainingArguments, max_length: int | None = None
+    rows: object, tokenizer: Processor | None, training: VUBTrainingArguments, max_length: int | None = None
 ) -> EditedTexts:
     """Return texts with the random edits of ``training.perturb``; rows that are so already stay as they are.
 
@@ -175,7 +179,7 @@ def hub_name(dataset: object) -> str | None:
 
 
 def _cached_features(
-    network: PreTrainedModel, processor: Any, splits: Mapping[str, datasets.Dataset], data: DataArguments
+    network: PreTrainedModel, processor: Processor, splits: Mapping[str, datasets.Dataset], data: DataArguments
 ) -> Rows:
     ours = hasattr(network, "features")
     with nullcontext() if ours else without_classifier(network):
@@ -189,7 +193,7 @@ def _cached_features(
 def _extract(
     model: nn.Module,
     dataset: datasets.Dataset,
-    processor: Any,
+    processor: Processor | None,
     cache: str | Path | None,
     max_length: int | None,
     dtype: str,

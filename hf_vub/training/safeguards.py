@@ -2,16 +2,28 @@
 
 import difflib
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Dataset, Sampler
+from transformers import (
+    BaseImageProcessor,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import TrainOutput
 
@@ -22,7 +34,34 @@ from ..runs.schema import TrainResult
 from .checkpoints import check_whole, last_checkpoint
 from .rows import record_of
 
+if TYPE_CHECKING:
+    import datasets
+    from peft import PeftModel
+    from typing_extensions import Unpack
+
 _ALSO_CALLED = {"tokenizer": "processing_class", "optimizer": "optimizers", "dataset": "train_dataset"}
+
+
+class PassedOn(TypedDict, total=False):
+    """The keywords of ``Trainer`` that `VUBTrainer` passes on as they are."""
+
+    processing_class: PreTrainedTokenizerBase | BaseImageProcessor | None
+    data_collator: "Callable[..., dict[str, object]] | None"
+    model_init: "Callable[..., PreTrainedModel] | None"
+    compute_loss_func: "Callable[..., Tensor] | None"
+    callbacks: "list[TrainerCallback] | None"
+    optimizers: "tuple[Optimizer | None, LambdaLR | None]"
+    optimizer_cls_and_kwargs: "tuple[type[Optimizer], dict[str, object]] | None"
+
+
+class TrainerOptions(PassedOn, total=False):
+    """The keywords of ``Trainer`` but the model."""
+
+    args: TrainingArguments
+    train_dataset: "Dataset[object] | datasets.Dataset | datasets.IterableDataset | None"
+    eval_dataset: "Dataset[object] | datasets.Dataset | datasets.IterableDataset | dict[str, object] | None"
+    compute_metrics: "Callable[[EvalPrediction], dict[str, float]] | None"
+    preprocess_logits_for_metrics: "Callable[..., Tensor | tuple[Tensor, ...]] | None"
 
 
 class WatchedTrainer(Trainer):
@@ -41,7 +80,7 @@ class WatchedTrainer(Trainer):
         FloatingPointError: from ``train``, for a loss or weights that are not finite.
     """
 
-    model: Any
+    model: PreTrainedModel
     terms: dict[str, Tensor] = {}  # noqa: RUF012 - replaced, never filled
     """Per-sample terms of the last loss by name, which subclasses keep here for the diagnosis."""
     result: TrainResult | None = None
@@ -49,22 +88,29 @@ class WatchedTrainer(Trainer):
     _record: TrainingRecord | None = None
     _batches = (-1, 0)  # the last optimizer step, and the batches of it that were computed
 
-    def __init__(self, *args: Any, processing_class: Any = None, **kwargs: Any):
+    def __init__(self, model: nn.Module | None = None, **kwargs: "Unpack[TrainerOptions]"):
         _check_keywords(type(self).__name__, kwargs)
-        check_processor(processing_class)
+        check_processor(kwargs.get("processing_class"))
         training = kwargs.get("args")
         if training is not None and training.device.type in ("cpu", "mps"):
             training.dataloader_pin_memory = False  # it pins nothing there, and warns for every loader
-        super().__init__(*args, processing_class=processing_class, **kwargs)
+        super().__init__(model, **kwargs)
         self.add_callback(_DatasetEpoch())
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+        **kwargs: Any,
+    ) -> TrainOutput:
         """Train as ``Trainer`` does; ``resume_from_checkpoint=True`` takes the newest whole checkpoint.
 
         Raises:
             ValueError: there is no whole checkpoint to resume from.
             FloatingPointError: the loss or the weights are not finite.
         """
+        self._begin()
         checkpoint = self._whole_checkpoint(resume_from_checkpoint)
         self._record = getattr(self.model, "training_record", None)
         if self._record is None:
@@ -75,24 +121,35 @@ class WatchedTrainer(Trainer):
             if state.global_step >= self.args.max_steps:  # the Trainer would take another step
                 self._load_from_checkpoint(str(checkpoint))
                 self.state = state
+                self._finish()
                 return TrainOutput(state.global_step, float("nan"), {})
         try:
-            output: TrainOutput = super().train(None if checkpoint is None else str(checkpoint), *args, **kwargs)
+            resumed = None if checkpoint is None else str(checkpoint)
+            output: TrainOutput = super().train(resumed, trial, ignore_keys_for_eval, **kwargs)
         except UnpicklingError as error:
             raise ValueError(f"{checkpoint} has a file that does not hold tensors only; delete {checkpoint}") from error
-        self.model.training_record = self._record
+        vars(self.model)["training_record"] = self._record
+        self._finish()
         return output
+
+    def _begin(self) -> None:
+        """Forget what belongs to an earlier training; subclasses add to this."""
+
+    def _finish(self) -> None:
+        """Give the model the weights that are the training's result; subclasses add to this."""
 
     def best_step(self) -> int | None:
         """Return the step of the weights that were kept, where those of the best checkpoint were."""
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
         return int(Path(best).name.rpartition("-")[2]) if best else None
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | None = None
+    ) -> Tensor:
         """Compute the loss and the gradients of one batch."""
         step, batches = self._batches
         self._batches = (self.state.global_step, batches + 1 if step == self.state.global_step else 1)
-        loss = self.accumulate_gradients(model, inputs, *args, **kwargs)
+        loss = self.accumulate_gradients(model, inputs, num_items_in_batch)
         if not bool(loss.isfinite()):
             raise FloatingPointError(self._diagnosis(inputs, float(loss)))
         return loss
@@ -113,8 +170,8 @@ class WatchedTrainer(Trainer):
             return newest
         return check_whole(wanted) if wanted else None
 
-    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler[int] | None:
-        sampler: Sampler[int] | None = super()._get_train_sampler(*args, **kwargs)
+    def _get_train_sampler(self, train_dataset: "Dataset[object] | None" = None) -> Sampler[int] | None:
+        sampler: Sampler[int] | None = super()._get_train_sampler(train_dataset)
         if isinstance(sampler, LengthGroupedSampler):
             seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
             return _EpochLengthGroupedSampler(sampler.batch_size, sampler.lengths, seed)
@@ -122,7 +179,7 @@ class WatchedTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if hasattr(self.model, "active_peft_config"):
-            save_base(self.model, Path(str(self.args.output_dir)) / "base")
+            save_base(cast("PeftModel", self.model), Path(str(self.args.output_dir)) / "base")
         super()._save(output_dir, state_dict)
         folder = Path(output_dir or str(self.args.output_dir))
         for weights in folder.glob("*.safetensors"):  # safetensors makes files that only their owner can read
@@ -131,14 +188,14 @@ class WatchedTrainer(Trainer):
         if record is not None:
             record.save(folder)
 
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad and not bool(parameter.isfinite().all()):
                 raise FloatingPointError(
                     f"{name} is not finite after step {self.state.global_step}, though the loss was; it is not saved; "
                     f"{self._last_good()}; try a smaller learning rate, or max_grad_norm"
                 )
-        super()._save_checkpoint(*args, **kwargs)
+        super()._save_checkpoint(model, trial)
 
     def _diagnosis(self, inputs: dict[str, Tensor], loss: float) -> str:
         """Say which term of which rows made the loss what it is, and what to do."""
@@ -199,6 +256,11 @@ class _EpochLengthGroupedSampler(LengthGroupedSampler):
         return iter(super().__iter__())
 
 
+@runtime_checkable
+class _DrawnByEpoch(Protocol):
+    def set_epoch(self, epoch: int) -> None: ...
+
+
 class _DatasetEpoch(TrainerCallback):
     """Tell a data set that draws by epoch, such as ``AugmentedImages``, which epoch begins."""
 
@@ -210,8 +272,8 @@ class _DatasetEpoch(TrainerCallback):
         train_dataloader: object = None,
         **kwargs: object,
     ) -> None:
-        dataset: Any = getattr(train_dataloader, "dataset", None)
-        if hasattr(dataset, "set_epoch"):
+        dataset = getattr(train_dataloader, "dataset", None)
+        if isinstance(dataset, _DrawnByEpoch):
             dataset.set_epoch(int((state.epoch or 0.0) + 1e-6))
 
 

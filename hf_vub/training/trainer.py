@@ -6,18 +6,19 @@ import shutil
 from collections.abc import Callable, Sized
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import datasets
 import numpy as np
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import Dataset
-from transformers import EvalPrediction
-from transformers.trainer_utils import TrainOutput
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.utils.data import DataLoader
+from transformers import EvalPrediction, PreTrainedModel
+from transformers.trainer_utils import EvalLoopOutput
 
 from ..data.record import RECORD_FILE
 from ..metrics.classification import classification_metrics
+from ..model.modeling_vub import VUBOutput, VUBPreTrainedModel
 from ..model.objectives import Terms, objective_loss
 from ..runs.pushing import report_failed_push
 from ..runs.schema import TrainResult
@@ -28,12 +29,16 @@ from .information_plane import TERMS, InformationPlane
 from .result import plain_metrics, training_result, write_card
 from .robust_trainer import ROBUST_ACCURACY, RobustTrainer
 from .rows import hub_name
+from .safeguards import PassedOn
 from .schedules import PaperDecay, scheduled_beta
+from .types import Data
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 logger = logging.getLogger(__name__)
 
-Data: TypeAlias = Dataset[Any] | datasets.Dataset | datasets.IterableDataset
-LogitsFunction: TypeAlias = Callable[[Any, Tensor], Any]
+LogitsFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 Evaluation = tuple[int, dict[str, float], object]
 """Step of the evaluated weights, metrics, and the data set they are of."""
 
@@ -77,31 +82,31 @@ class VUBTrainer(RobustTrainer):
     # The loss is a mean over the batch: the Trainer divides it by the accumulation steps.
     loss_is_scaled_for_ga = False
     args: VUBTrainingArguments
+    model: VUBPreTrainedModel
     _plane: InformationPlane | None = None
     _evaluation: Evaluation | None = None  # the last one with the prefix "eval"
 
     def __init__(
         self,
-        model: Any = None,
+        model: nn.Module | None = None,
         args: VUBTrainingArguments | None = None,
         *,
         train_dataset: Data | None = None,
         eval_dataset: Data | dict[str, Data] | None = None,
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
         preprocess_logits_for_metrics: LogitsFunction | None = None,
-        **kwargs: Any,
+        **kwargs: "Unpack[PassedOn]",
     ):
         args = VUBTrainingArguments() if args is None else args
         check_arguments(args, kwargs.get("compute_loss_func"))
-        if model is not None:
-            check_model(model)
-            choose_defaults(args, frozen=model.config.freeze_backbone)
+        config = None if model is None else check_model(model)
+        if config is not None:
+            choose_defaults(args, frozen=config.freeze_backbone)
         elif kwargs.get("model_init") is None:
             raise TypeError("VUBTrainer needs a model, or a model_init that makes one")
         named = named_datasets(train_dataset, eval_dataset)
-        check_datasets(named, None if model is None else model.config.num_labels)
-        if preprocess_logits_for_metrics is not None:
-            preprocess_logits_for_metrics = _OnLogits(preprocess_logits_for_metrics)
+        check_datasets(named, None if config is None else config.num_labels)
+        on_logits = None if preprocess_logits_for_metrics is None else _OnLogits(preprocess_logits_for_metrics)
         self._user_metrics = compute_metrics
         super().__init__(
             model=model,
@@ -109,30 +114,28 @@ class VUBTrainer(RobustTrainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             compute_metrics=self._all_metrics,
-            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+            preprocess_logits_for_metrics=on_logits,
             **kwargs,
         )
         if model is None:
             check_datasets(named, self.model.config.num_labels)
         if compute_metrics is None and not isinstance(eval_dataset, dict):
             no_terms = {name: np.zeros(1) for name in TERMS}
-            metrics = {**classification_metrics([[0.0, 1.0]], [1]), **bound_metrics(no_terms, self.model.config)}
+            metrics = {**classification_metrics([[0.0, 1.0]], [1]), **bound_metrics(no_terms, check_model(self.model))}
             check_best_metric(args, metrics | ({ROBUST_ACCURACY: 0.0} if self.reports_robust_accuracy else {}))
-        self._plane = InformationPlane(_head_of(self.model).latent_size, reduce=self.accelerator.reduce)
+        self._plane = InformationPlane(_latent_size(self.model), reduce=self.accelerator.reduce)
         self.add_callback(self._plane)
 
-    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Train as :class:`RobustTrainer` does."""
+    def _begin(self) -> None:
+        super()._begin()
         self._evaluation = None  # of other weights
-        return super().train(*args, **kwargs)
 
-    def call_model_init(self, trial: Any = None) -> Any:
+    def call_model_init(self, trial: object = None) -> PreTrainedModel:
         """Make the model of a training or trial, which must be a VUB classifier."""
-        model = super().call_model_init(trial)
-        check_model(model)
-        choose_defaults(self.args, frozen=model.config.freeze_backbone)
+        model: PreTrainedModel = super().call_model_init(trial)
+        choose_defaults(self.args, frozen=check_model(model).freeze_backbone)
         if self._plane is not None:
-            self._plane.latent_size = _head_of(model).latent_size  # a trial may choose it
+            self._plane.latent_size = _latent_size(model)  # a trial may choose it
         return model
 
     @property
@@ -153,7 +156,7 @@ class VUBTrainer(RobustTrainer):
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
+    ) -> Tensor | tuple[Tensor, VUBOutput]:
         """Return the mean of the objective over the batch, in nats."""
         if "labels" not in inputs:
             raise ValueError("the batch has no labels; the objective needs a column 'labels' (or 'label')")
@@ -177,8 +180,10 @@ class VUBTrainer(RobustTrainer):
         loss = (losses.mean() + added) / (self.passes if model.training else 1)
         return (loss, outputs) if return_outputs else loss
 
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
         """Make the scheduler of ``lr_scheduler_type``, or the paper's decay: 0.97 every two epochs."""
+        optimizer = optimizer or self.optimizer
+        assert optimizer is not None  # made before its scheduler
         if self.args.lr_decay == "paper" and self.lr_scheduler is None:
             epochs = self.args.num_train_epochs
             if self.args.max_steps > 0:
@@ -188,10 +193,10 @@ class VUBTrainer(RobustTrainer):
                     raise ValueError("lr_decay='paper' counts epochs, and this train_dataset has no length") from None
                 epochs = num_training_steps / max(1, batches // self.args.gradient_accumulation_steps)
             steps_per_epoch = max(1, math.ceil(num_training_steps / epochs))
-            optimizer = optimizer or self.optimizer
             self.lr_scheduler = LambdaLR(optimizer, PaperDecay(steps_per_epoch))
             self._created_lr_scheduler = True
-        return super().create_scheduler(num_training_steps, optimizer)
+        scheduler: LRScheduler = super().create_scheduler(num_training_steps, optimizer)
+        return scheduler
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the means of the objective's terms since the last log of training."""
@@ -203,12 +208,12 @@ class VUBTrainer(RobustTrainer):
 
     def evaluation_loop(
         self,
-        dataloader: Any,
+        dataloader: DataLoader[object],
         description: str,
         prediction_loss_only: bool | None = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
-    ) -> Any:
+    ) -> EvalLoopOutput:
         """Run the loop of ``Trainer`` with the terms gathered next to the logits; predictions are the logits alone."""
         ignored = {"hidden_states", "attentions", "probabilities", *(ignore_keys or [])} - set(TERMS)
         output = super().evaluation_loop(
@@ -237,7 +242,7 @@ class VUBTrainer(RobustTrainer):
         logs = [log for log in self.state.log_history if log.get("step") == best and "eval_nll" in log]
         self._evaluation = (self.state.global_step, logs[-1], self.eval_dataset) if logs else None
 
-    def create_model_card(self, *args: Any, **options: Any) -> None:
+    def create_model_card(self, *args: object, **options: object) -> None:
         """Write ``result.json`` of the training, and ``README.md`` from it and the results of attacks next to it.
 
         Args:
@@ -248,13 +253,18 @@ class VUBTrainer(RobustTrainer):
         if not self.is_world_process_zero():
             return
         options |= dict(zip(("language", "license", "tags", "model_name", "finetuned_from"), args, strict=False))
-        renamed = {"model_name": "model", "finetuned_from": "base_model", "dataset": "dataset"}
-        named: dict[str, Any] = {
-            ours: _first(options[theirs]) for theirs, ours in renamed.items() if options.get(theirs)
-        }
         card = {name: options[name] for name in ("language", "license", "tags") if options.get(name)}
         result = self.result or self._training_result()
-        write_card(self, replace(result, **named, card=card or result.card))
+        write_card(
+            self,
+            replace(
+                result,
+                model=_first(options.get("model_name")) or result.model,
+                base_model=_first(options.get("finetuned_from")) or result.base_model,
+                dataset=_first(options.get("dataset")) or result.dataset,
+                card=card or result.card,
+            ),
+        )
 
     def push_to_hub(
         self,
@@ -263,7 +273,7 @@ class VUBTrainer(RobustTrainer):
         token: str | None = None,
         revision: str | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> str:
         """Push model, processing class, card and arguments; the OSError of a failed push says what the Hub holds."""
         if not self.is_world_process_zero():
             return super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
@@ -283,7 +293,9 @@ class VUBTrainer(RobustTrainer):
 
     def _training_result(self) -> TrainResult:
         """Return the content of ``result.json``, as far as the trainer knows it."""
-        config = self.model.config
+        config = check_model(self.model)
+        backbone = config.backbone_config
+        assert backbone is not None  # no model is built without
         metrics, tested = self._metrics_of_weights()
         ours = ("objective", "beta", "entropy_weight", "latent_size", "num_train_samples", "num_eval_samples")
         selected = self.best_step() is not None
@@ -293,14 +305,14 @@ class VUBTrainer(RobustTrainer):
             bottleneck=True,
             task="image" if self.model.main_input_name == "pixel_values" else "text",
             model=Path(str(self.args.output_dir)).absolute().name,
-            base_model=config.backbone_config._name_or_path or f"an untrained {config.backbone_config.model_type}",
+            base_model=backbone._name_or_path or f"an untrained {backbone.model_type}",
             **{name: getattr(config, name) for name in (*ours, "pooling", "freeze_backbone", "num_labels")},
             dataset=hub_name(self.train_dataset) or "a data set in memory",
             num_train=_rows(self.train_dataset),
             num_validation=_rows(self.eval_dataset) if selected else None,
             num_test=_rows(tested),
             data_rows=f"trained on {_counted(self.train_dataset)}; evaluated on {_counted(tested)}{chosen}",
-            labels=tuple(config.id2label.values()),
+            labels=tuple((config.id2label or {}).values()),
             metrics=plain_metrics(metrics, "eval_"),
         )
 
@@ -322,7 +334,10 @@ class VUBTrainer(RobustTrainer):
         """Return metrics of the logits, means of the terms, the bounds, and whatever the user's function adds."""
         logits, *values = prediction.predictions
         terms = {name: np.asarray(value, dtype=np.float64) for name, value in zip(TERMS, values, strict=True)}
-        metrics = {**classification_metrics(logits, prediction.label_ids), **bound_metrics(terms, self.model.config)}
+        metrics = {
+            **classification_metrics(logits, prediction.label_ids),
+            **bound_metrics(terms, check_model(self.model)),
+        }
         if self._user_metrics is not None:
             # A new one: it unpacks into what it was made with, whatever is assigned later.
             of_logits = EvalPrediction(
@@ -345,9 +360,9 @@ class _OnLogits:
         return (self.function(outputs[0], labels), *outputs[1:])
 
 
-def _head_of(model: Any) -> Any:
-    """Return the head of a VUB classifier, under whatever wrapper."""
-    return next(module for module in model.modules() if hasattr(module, "latent_size"))
+def _latent_size(model: nn.Module) -> int:
+    """Return the size of z of a VUB classifier, under whatever wrapper."""
+    return next(int(getattr(module, "latent_size")) for module in model.modules() if hasattr(module, "latent_size"))  # noqa: B009
 
 
 def _rows(dataset: object) -> int | None:
@@ -359,5 +374,6 @@ def _counted(dataset: object) -> str:
     return "no rows" if dataset is None else "a stream" if rows is None else f"{rows:,} rows"
 
 
-def _first(value: str | list[str]) -> str:
-    return value if isinstance(value, str) else value[0]
+def _first(value: object) -> str:
+    first = value[0] if isinstance(value, (list, tuple)) and value else value
+    return str(first or "")
