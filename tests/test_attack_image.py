@@ -681,7 +681,7 @@ def test_a_missing_library_is_one_sentence(missing, processor, pictures, monkeyp
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError, match=r'pip install "hf_vub\[image-attacks\]"'):
-        attack_image(vit(), pictures, "square" if missing == "art" else "fgs", processor=processor)
+        attack_image(vit(), pictures, "square" if missing == "art" else "cw", processor=processor, steps=3)
 
 
 def test_the_script_attacks_and_says_what_is_wrong(processor, pictures, tmp_path):

@@ -15,7 +15,6 @@ from hf_vub.runs.files import read_json, read_records
 from hf_vub.runs.schema import read_result
 
 pytest.importorskip("pyautoattack")
-pytest.importorskip("foolbox")
 
 FAST = {"steps": 20, "queries": 60}
 

@@ -11,7 +11,6 @@ from hf_vub.attacks.image import checks
 from hf_vub.runs.files import read_json
 from hf_vub.runs.schema import read_result
 
-pytest.importorskip("foolbox")
 pytest.importorskip("art")
 
 SIDE = 12

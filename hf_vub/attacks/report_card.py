@@ -1,7 +1,7 @@
 """One report card for both media: whether a classifier resists attacks, or only hides the way to its mistakes."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def report_card(
     return make_image_card(model, dataset, transfer_from=transfer_from, **options)
 
 
-def _task(model: nn.Module | str | Path, options: dict[str, Any]) -> Task:
+def _task(model: nn.Module | str | Path, options: Mapping[str, object]) -> Task:
     """Return what a classifier takes: from its forward method, or the configuration of its checkpoint."""
     if isinstance(model, nn.Module):
         parameters = inspect.signature(model.forward).parameters

@@ -2,7 +2,7 @@
 
 | name | adversary | library | norm | targeted |
 |---|---|---|---|---|
-| ``fgs`` | fast gradient sign, one step (Goodfellow et al. 2015) | foolbox | Linf | no |
+| ``fgs`` | fast gradient sign, one step (Goodfellow et al. 2015) | own | Linf | no |
 | ``cw`` | Carlini-Wagner with binary search (2017) | foolbox | L2, minimised | both |
 | ``pgd_linf``, ``pgd_l2`` | projected gradient descent (Madry et al. 2018) | own | Linf, L2 | both |
 | ``apgd_ce``, ``apgd_dlr`` | auto-PGD on two losses (Croce and Hein 2020) | ART | Linf | no |
@@ -15,17 +15,17 @@ ART is the Adversarial Robustness Toolbox. The steps of PGD are those of adversa
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...compute.perturbation import perturb, random_start
+from ...compute.perturbation import direction, perturb, random_start
 from ...embeddings.pixels import PixelModel
 from .adversary import Attack, Batch
 from .auto_attack import AutoAttack, AutoAttackL2
-from .libraries import foolbox, run_foolbox, run_toolbox, to_tensor, toolbox, toolbox_classifier
+from .libraries import Evasion, foolbox, run_foolbox, run_toolbox, to_tensor, toolbox, toolbox_classifier
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,11 @@ class FastGradient(Attack):
     default_epsilons: ClassVar[tuple[float | None, ...]] = (0.1, 0.5)
 
     def _propose(self, batch: Batch) -> list[Tensor]:
-        attacks = foolbox().attacks
-        cached: list[Any] = []
-
-        class SharedGradient(attacks.LinfFastGradientAttack):  # type: ignore[misc, name-defined]
-            def value_and_grad(self, loss_fn: Any, x: Any) -> Any:
-                if not cached:  # every budget starts from the same image
-                    cached.append(super().value_and_grad(loss_fn, x))
-                return cached[0]
-
-        return run_foolbox(SharedGradient(), *batch)
+        pixels = batch.images.clone().requires_grad_()
+        with torch.enable_grad():
+            loss = F.cross_entropy(batch.model(pixels), batch.labels, reduction="sum")
+        step = direction(torch.autograd.grad(loss, pixels)[0], "linf")
+        return [batch.images + float(epsilon or 0.0) * step for epsilon in batch.epsilons]
 
 
 @dataclass(frozen=True)
@@ -182,16 +177,17 @@ class AutoProjectedGradient(Attack):
         return proposals
 
     def _restart(
-        self, adversary: Any, model: PixelModel, images: Tensor, labels: Tensor, epsilon: float
+        self, adversary: Evasion, model: PixelModel, images: Tensor, labels: Tensor, epsilon: float
     ) -> tuple[Tensor, Tensor]:
         """Return the images of one random start, and which of them are misclassified."""
-        last = run_toolbox(adversary, images, labels)
+        candidates = [run_toolbox(adversary, images, labels)]
         best, misclassified = images.clone(), torch.zeros_like(labels, dtype=torch.bool)
         # The toolbox returns the last iterate; the one of highest loss is the attack's own result.
-        for candidate in (last, getattr(adversary, "x_max", last)):
-            if len(candidate) != len(images):
-                continue
-            pixels = self.within(images, to_tensor(candidate, images), epsilon)
+        highest = getattr(adversary, "x_max", None)
+        if highest is not None and len(highest) == len(images):
+            candidates.append(to_tensor(highest, images))
+        for candidate in candidates:
+            pixels = self.within(images, candidate, epsilon)
             better = (model.predict(pixels) != labels) & ~misclassified
             best[~misclassified] = pixels[~misclassified]
             misclassified |= better

@@ -17,14 +17,14 @@ draws. The members are the authors' own code, the package pyautoattack.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ...compute.convolutions import fast_convolutions
 from .adversary import Attack, Batch, Perturbed
-from .libraries import reference_attacks
+from .libraries import Member, reference_attacks
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class AutoAttack(Attack):
     def _run(self, name: str, batch: Batch, epsilon: float, classes: int) -> Tensor:
         """Return what a member proposes (batch, channels, height, width)."""
         attacks = reference_attacks()
-        common: dict[str, Any] = {
+        common: dict[str, object] = {
             "eps": epsilon,
             "norm": self.norm_name,
             "n_restarts": 1,
@@ -110,7 +110,7 @@ class AutoAttack(Attack):
         draws = _EOT_DRAWS if batch.model.random else 1
         apgd = {**common, "n_iter": self.steps, "eot_iter": draws, "rho": 0.75, "logger": logger}
         targets = min(self.targets, classes - 1)
-        kinds: dict[str, Callable[[], Any]] = {
+        kinds: dict[str, Callable[[], Member]] = {
             "apgd_ce": lambda: attacks.APGDAttack(batch.model, loss="ce", **apgd),
             "apgd_dlr": lambda: attacks.APGDAttack(batch.model, loss="dlr", **apgd),
             "apgd_t": lambda: attacks.APGDAttack_targeted(batch.model, n_target_classes=targets, **apgd),
@@ -122,8 +122,7 @@ class AutoAttack(Attack):
             ),
         }
         with torch.no_grad():  # each member turns gradients on where it needs them
-            proposal: Tensor = kinds[name]().perturb(batch.images.clone(), batch.labels)
-        return proposal
+            return kinds[name]().perturb(batch.images.clone(), batch.labels)
 
     def _propose(self, batch: Batch) -> list[Tensor]:
         return [found.adversarial for found in self._attack(batch)]

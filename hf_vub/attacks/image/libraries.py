@@ -1,9 +1,11 @@
 """Call Foolbox, pyautoattack and the Adversarial Robustness Toolbox (ART): import them, and hand over images."""
 
 import contextlib
+import importlib
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,45 +14,55 @@ from torch import Tensor, nn
 
 from ...embeddings.pixels import PixelModel
 
+Pixels = NDArray[np.float32]
+"""Images (batch, channels, height, width) as the toolbox takes them."""
+FoolboxAttack = Callable[..., tuple[list[Tensor], list[Tensor], Tensor]]
+"""From a model, images and what counts as a success to raw images, clipped images (one per budget), and success."""
 
-def foolbox() -> Any:
+
+class Evasion(Protocol):
+    """An attack of the toolbox."""
+
+    def generate(self, x: Pixels, y: NDArray[np.int64], /) -> Pixels:
+        """Return adversarial images."""
+
+
+class Member(Protocol):
+    """A member of AutoAttack."""
+
+    def perturb(self, images: Tensor, labels: Tensor, /) -> Tensor:
+        """Return adversarial images, and the others as they were."""
+
+
+def foolbox() -> ModuleType:
     """Import foolbox; raise ImportError with the command that installs it."""
-    try:
-        import foolbox
-        import foolbox.attacks
-    except ImportError as error:
-        raise ImportError('this attack needs foolbox: pip install "hf_vub[image-attacks]"') from error
-    return foolbox
+    return _import("foolbox", "foolbox")
 
 
-def toolbox() -> Any:
+def toolbox() -> ModuleType:
     """Import ``art.attacks.evasion``; raise ImportError with the command that installs it."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from art.attacks import evasion
-    except ImportError as error:
-        raise ImportError(
-            'this attack needs adversarial-robustness-toolbox: pip install "hf_vub[image-attacks]"'
-        ) from error
-    return evasion
+    return _import("art.attacks.evasion", "adversarial-robustness-toolbox")
 
 
-def reference_attacks() -> Any:
+def reference_attacks() -> ModuleType:
     """Import the members of AutoAttack from pyautoattack; raise ImportError with the command that installs it.
 
     Returns:
         A namespace of ``APGDAttack``, ``APGDAttack_targeted``, ``FABAttack_PT`` and ``SquareAttack``.
     """
+    return _import("pyautoattack.autoattack", "pyautoattack")
+
+
+def _import(module: str, package: str) -> ModuleType:
     try:
-        from pyautoattack import autoattack
+        with _silent():
+            return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError('this attack needs pyautoattack: pip install "hf_vub[image-attacks]"') from error
-    return autoattack
+        raise ImportError(f'this attack needs {package}: pip install "hf_vub[image-attacks]"') from error
 
 
 def run_foolbox(
-    attack: Any,
+    attack: FoolboxAttack,
     model: PixelModel,
     images: Tensor,
     labels: Tensor,
@@ -67,7 +79,7 @@ def run_foolbox(
     return list(clipped)
 
 
-def toolbox_classifier(model: PixelModel, images: Tensor) -> tuple[Any, int]:
+def toolbox_classifier(model: PixelModel, images: Tensor) -> tuple[object, int]:
     """Return the toolbox's wrapper of a model, and its number of classes."""
     from art.estimators.classification import PyTorchClassifier
 
@@ -84,27 +96,27 @@ def toolbox_classifier(model: PixelModel, images: Tensor) -> tuple[Any, int]:
     return classifier, classes
 
 
-def run_toolbox(attack: Any, images: Tensor, labels: Tensor) -> Tensor:
+def run_toolbox(attack: Evasion, images: Tensor, labels: Tensor) -> Tensor:
     """Return the images (batch, channels, height, width) that an attack of the toolbox generates."""
     with _silent():
         generated = attack.generate(to_array(images), labels.cpu().numpy())
     return to_tensor(generated, images)
 
 
-def to_array(images: Tensor) -> NDArray[np.float32]:
+def to_array(images: Tensor) -> Pixels:
     """Return images as the toolbox takes them."""
-    array: NDArray[np.float32] = images.detach().cpu().numpy().astype(np.float32)
+    array: Pixels = images.detach().cpu().numpy().astype(np.float32)
     return array
 
 
-def to_tensor(array: Any, like: Tensor) -> Tensor:
+def to_tensor(array: Pixels, like: Tensor) -> Tensor:
     """Return the toolbox's images on the device of a tensor."""
     return torch.from_numpy(np.asarray(array, dtype=np.float32)).to(like.device)
 
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Hide the toolbox's warnings about its own use of numpy."""
+    """Hide the warnings of libraries about their own use of numpy and scipy."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
