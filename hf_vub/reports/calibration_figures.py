@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..runs.schema import CalibrationStudy, FrontierPoint, StudiedClassifier, SuggestionResult
+from ..runs.schema import BottleneckMap, CalibrationStudy, FrontierPoint, StudiedClassifier, SuggestionResult
 from .plots import COLOURS, MARKERS, new_figure, style
 from .tables import power
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _STYLES = ("-", "--", ":", "-.")
+_RIVALS = (
+    *(("#000000", "*"), ("#009E73", "^"), ("#56B4E9", "v"), ("#CC79A7", "D"), ("#0072B2", "s"), ("#D55E00", "o")),
+)
 _FEWEST = 0.001  # share of the rows that a bin of a reliability diagram needs
 
 
@@ -99,6 +102,33 @@ def frontier_figure(suggestion: SuggestionResult) -> "Figure":
         how = "through the link" if suggestion.criterion == "link" else "with temperature"
         upper.set_ylabel(f"validation NLL {how} (nats)")
         upper.legend(loc="best")
+    return figure
+
+
+def map_figure(maps: Sequence[BottleneckMap]) -> "Figure":
+    """Plot accuracy and NLL of VUB and its rivals over the number of training rows, a column per kind of features.
+
+    Raises:
+        ImportError: matplotlib is missing; the message has the command that installs it.
+    """
+    with style():
+        figure = new_figure(2.9 * len(maps) + 0.4, 4.6)
+        panels = figure.subplots(2, len(maps), sharex=True, squeeze=False)
+        for column, each in enumerate(maps):
+            names = [rival.name for rival in each.regimes[0].rivals]
+            rows = [regime.rows for regime in each.regimes]
+            for place, name in enumerate(names):
+                found = [next(r for r in regime.rivals if r.name == name) for regime in each.regimes]
+                colour, marker = _RIVALS[place % len(_RIVALS)]
+                look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1.1}
+                panels[0][column].plot(rows, [one.accuracy.mean for one in found], label=name, **look)
+                panels[1][column].plot(rows, [one.nll.mean for one in found], **look)
+            panels[0][column].set_title(f"{each.dataset}: {each.features}", loc="left")
+            panels[1][column].set_xscale("log")
+            panels[1][column].set_xlabel("training rows")
+        panels[0][0].set_ylabel("accuracy")
+        panels[1][0].set_ylabel("NLL, calibrated (nats)")
+        figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from ..compute.contexts import seeded
 from ..metrics.classification import accuracy, negative_log_likelihood
+from ..model.information import categorical_entropy
 from .rows import BLOCK_ROWS, Rows, check_held_out, check_rows
 from .seeding import data_order
 
@@ -68,6 +69,15 @@ class _Data(NamedTuple):
     labels: Tensor
     validation_features: Tensor
     validation_labels: Tensor
+
+
+class _Penalties(NamedTuple):
+    """The regularisation of one MLP: its dropout, weight decay, label smoothing and confidence penalty."""
+
+    dropout: float
+    weight_decay: float
+    label_smoothing: float
+    confidence_penalty: float
 
 
 class _Settings(NamedTuple):
@@ -174,6 +184,8 @@ def early_stopped_mlp(
     hidden: int | None = None,
     dropout: Sequence[float] = DROPOUT_GRID,
     weight_decay: Sequence[float] = WEIGHT_DECAY_GRID,
+    label_smoothing: Sequence[float] = (0.0,),
+    confidence_penalty: Sequence[float] = (0.0,),
     learning_rate: float = 3e-4,
     batch_size: int = 256,
     patience: int = 5,
@@ -182,9 +194,10 @@ def early_stopped_mlp(
 ) -> Baseline:
     """Train a two-layer MLP with cross-entropy, dropout, weight decay and early stopping.
 
-    ``Linear(d, hidden) - ReLU - Dropout - Linear(hidden, num_labels)`` on standardised features, with AdamW. Each pair
+    ``Linear(d, hidden) - ReLU - Dropout - Linear(hidden, num_labels)`` on standardised features, with AdamW. Each point
     of the grid trains until the validation NLL has not fallen for ``patience`` epochs; the weights of the best epoch of
-    the best pair win. The standardisation becomes a part of the first layer.
+    the best point win. The standardisation becomes a part of the first layer. Label smoothing and the confidence
+    penalty, minus a share of the entropy of the prediction, are off by default.
 
     Args:
         features: training rows, shape (rows, feature_size).
@@ -196,11 +209,13 @@ def early_stopped_mlp(
         hidden: units of the hidden layer; by default the feature size.
         dropout: shares of hidden units to try, each in [0, 1).
         weight_decay: AdamW's decoupled decays to try, each at least 0.
+        label_smoothing: shares of the label spread evenly over the classes to try, each in [0, 1).
+        confidence_penalty: weights of the entropy of the prediction to try, each at least 0 (Pereyra et al., 2017).
         learning_rate: of AdamW, constant.
         batch_size: rows in a step.
         patience: epochs without a lower validation NLL after which training stops.
         max_epochs: epochs after which training stops in any case.
-        seed: of the initialisation, the order of the rows, dropout and the held-out fifth; the same for every pair.
+        seed: of the initialisation, the order of the rows, dropout and the held-out fifth; the same at every point.
 
     Returns:
         A baseline whose module is an ``nn.Sequential``.
@@ -216,12 +231,7 @@ def early_stopped_mlp(
         ['dropout', 'epochs', 'weight_decay']
     """
     started = time.perf_counter()
-    pairs = list(product(dropout, weight_decay))
-    if not pairs or not all(0 <= share < 1 and 0 <= decay < math.inf for share, decay in pairs):
-        raise ValueError(
-            f"dropout is {tuple(dropout)} and weight_decay is {tuple(weight_decay)}; each must hold at least one "
-            "number, dropout in [0, 1) and weight_decay at least 0"
-        )
+    grid = _penalties(dropout, weight_decay, label_smoothing, confidence_penalty)
     rows, held_out = _checked(features, labels, validation_features, validation_labels, num_labels)
     settings = _Settings(hidden or rows[0].shape[1], learning_rate, batch_size, patience, max_epochs, seed)
     for name, value in settings._asdict().items():
@@ -238,7 +248,7 @@ def early_stopped_mlp(
         features=scaling.apply(data.features).float(),
         validation_features=scaling.apply(data.validation_features).float(),
     )
-    trials = [_train_mlp(scaled, num_labels, share, decay, settings) for share, decay in pairs]
+    trials = [_train_mlp(scaled, num_labels, penalties, settings) for penalties in grid]
     losses = [trial.validation_nll for trial in trials]
     best = int(np.argmin(losses))
     module = trials[best].layers.requires_grad_(False)
@@ -248,13 +258,13 @@ def early_stopped_mlp(
     return Baseline(
         "early-stopped MLP",
         module,
-        {"dropout": pairs[best][0], "weight_decay": pairs[best][1], "epochs": trials[best].epoch},
+        {**_named(grid[best]), "epochs": trials[best].epoch},
         losses[best],
         accuracy(_logits(module, data.validation_features), data.validation_labels),
         validation,
         tuple(
-            {"dropout": share, "weight_decay": decay, "epochs": trial.epoch, "validation_nll": trial.validation_nll}
-            for (share, decay), trial in zip(pairs, trials, strict=True)
+            {**_named(penalties), "epochs": trial.epoch, "validation_nll": trial.validation_nll}
+            for penalties, trial in zip(grid, trials, strict=True)
         ),
         time.perf_counter() - started,
     )
@@ -338,27 +348,50 @@ def _regression_path(features: Tensor, labels: Tensor, grid: Sequence[float], nu
     return layers
 
 
-def _train_mlp(data: _Data, num_labels: int, dropout: float, weight_decay: float, settings: _Settings) -> _Trained:
+def _penalties(*grid: Sequence[float]) -> list[_Penalties]:
+    """Return the points of a grid of penalties, or raise ValueError for one that is out of range."""
+    for name, values in zip(_Penalties._fields, grid, strict=True):
+        limit = 1.0 if name in ("dropout", "label_smoothing") else math.inf
+        if not values or not all(0 <= value < limit for value in values):
+            wanted = "in [0, 1)" if limit == 1.0 else "at least 0 and finite"
+            raise ValueError(f"{name} is {tuple(values)}; it must hold at least one number, each {wanted}")
+    return [_Penalties(*point) for point in product(*grid)]
+
+
+def _named(penalties: _Penalties) -> dict[str, float]:
+    """Return the penalties by name; label smoothing and confidence penalty only where they are on."""
+    always = ("dropout", "weight_decay")
+    return {name: value for name, value in penalties._asdict().items() if value or name in always}
+
+
+def _train_mlp(data: _Data, num_labels: int, penalties: _Penalties, settings: _Settings) -> _Trained:
     """Train an MLP on standardised features until the validation NLL stops falling."""
     size = data.features.shape[1]
     with seeded(settings.seed):
         layers = nn.Sequential(
-            nn.Linear(size, settings.hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(settings.hidden, num_labels)
+            nn.Linear(size, settings.hidden),
+            nn.ReLU(),
+            nn.Dropout(penalties.dropout),
+            nn.Linear(settings.hidden, num_labels),
         )
         optimizer = torch.optim.AdamW(
-            layers.parameters(), lr=settings.learning_rate, weight_decay=weight_decay, fused=True
+            layers.parameters(), lr=settings.learning_rate, weight_decay=penalties.weight_decay, fused=True
         )
         best = _Trained(layers, math.inf, 0)
         for epoch in range(settings.max_epochs):
             layers.train()
             for rows in data_order(settings.seed, epoch, len(data.labels)).split(settings.batch_size):
                 optimizer.zero_grad()
-                F.cross_entropy(layers(data.features[rows]), data.labels[rows]).backward()
+                logits = layers(data.features[rows])
+                loss = F.cross_entropy(logits, data.labels[rows], label_smoothing=penalties.label_smoothing)
+                if penalties.confidence_penalty:
+                    loss = loss - penalties.confidence_penalty * categorical_entropy(logits).mean()
+                loss.backward()
                 optimizer.step()
             layers.eval()
-            loss = negative_log_likelihood(_logits(layers, data.validation_features), data.validation_labels)
-            if loss < best.validation_nll:
-                best = _Trained(copy.deepcopy(layers), loss, epoch + 1)
+            nll = negative_log_likelihood(_logits(layers, data.validation_features), data.validation_labels)
+            if nll < best.validation_nll:
+                best = _Trained(copy.deepcopy(layers), nll, epoch + 1)
             if epoch + 1 - best.epoch >= settings.patience:
                 break
     return best

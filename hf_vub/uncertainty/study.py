@@ -7,7 +7,8 @@ is fitted on them would be too confident. Every result is a mean over seeds.
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -26,8 +27,10 @@ from ..model.loading import TASKS, Task, load_processor
 from ..model.objectives import optimal_confidence
 from ..model.stock import replace_classifier
 from ..model.trust import load
+from ..runs.digests import digest
+from ..runs.files import read_json
 from ..runs.provenance import provenance, public_name
-from ..runs.schema import Aim, CalibrationStudy, ConfidenceCheck, StudiedClassifier, UnfamiliarCheck
+from ..runs.schema import Aim, CalibrationStudy, ConfidenceCheck, MeasuredSetting, StudiedClassifier, UnfamiliarCheck
 from ..sweep.heads import HeadRun, train_heads
 from .ood import detection_metrics, feature_distances, ood_scores
 from .study_measures import (
@@ -51,6 +54,7 @@ MISCOVERAGE = (0.05, 0.1)
 ECE_MARGIN = 0.01
 COVERAGE_MARGIN = 0.01
 FAMILIAR_ROWS = 1000
+_FORMAT = 1  # of the files of measurements: raise it when the code below would measure something else
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class StudySettings:
         feature_cache: folder of the features.
         checkpoints: folder of the trained heads; None keeps none.
         max_length: tokens that a text is cut to.
+        pooling: features of a text, see :class:`hf_vub.VUBConfig`.
         betas: weights of the rate.
         entropy_weight: weight of VUB's min term.
         runs: seeds per setting.
@@ -79,6 +84,7 @@ class StudySettings:
     feature_cache: str
     checkpoints: str | None = None
     max_length: int | None = None
+    pooling: str = "auto"
     betas: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
     entropy_weight: float = 1.0
     runs: int = 10
@@ -110,10 +116,10 @@ class StudyRows(NamedTuple):
 
 
 class _Setting(NamedTuple):
-    """The trained heads of one setting."""
+    """The trained heads of one setting, or the stock classifier, which has no run."""
 
     name: str
-    run: HeadRun
+    run: HeadRun | None
     heads: Sequence[nn.Module]
 
 
@@ -129,14 +135,15 @@ def calibration_study(settings: StudySettings) -> CalibrationStudy:
     rows = embed(settings, splits, len(names))
     stock = _stock_classifier(settings, names)
     trained = _train(settings, rows, len(names))
-    logits = [_outputs(stock, rows.test.features, 0)]
-    classifiers = [_studied("vanilla", None, logits, rows)]
-    unfamiliar = _distance_checks(rows) + _score_checks("vanilla", None, [stock], rows)
-    for name, run, heads in trained:
-        if run.objective == "vib" or run.entropy_weight == settings.entropy_weight:
-            outputs = [_outputs(head, rows.test.features, seed) for seed, head in enumerate(heads)]
-            classifiers.append(_studied(name, run, outputs, rows))
-            unfamiliar += _score_checks(name, run.beta, heads, rows)
+    shown = [_Setting("vanilla", None, [stock])]
+    shown += [
+        each
+        for each in trained
+        if each.run is not None and (each.run.objective == "vib" or each.run.entropy_weight == settings.entropy_weight)
+    ]
+    measured = [_measure(settings, each, rows) for each in shown]
+    classifiers = [each.classifier for each in measured]
+    unfamiliar = _distance_checks(rows) + [check for each in measured for check in each.unfamiliar]
     return CalibrationStudy(
         **provenance(),
         task=settings.task,
@@ -179,7 +186,9 @@ def load_rows(settings: StudySettings) -> tuple[Splits, list[str]]:
 
 def embed(settings: StudySettings, splits: Splits, num_labels: int, others: bool = True) -> StudyRows:
     """Return the cached features of the backbone, and with ``others`` those of rows of other origins."""
-    model = TASKS[settings.task].ours.from_pretrained(settings.model, num_labels=num_labels, freeze_backbone=True)
+    model = TASKS[settings.task].ours.from_pretrained(
+        settings.model, num_labels=num_labels, freeze_backbone=True, pooling=settings.pooling
+    )
     model = model.float().eval()
     processor = load_processor(settings.model, settings.task)
 
@@ -257,6 +266,28 @@ def _outputs(head: nn.Module, features: Tensor, seed: int, draws: int = DRAWS) -
     )
 
 
+def _measure(settings: StudySettings, setting: _Setting, rows: StudyRows) -> MeasuredSetting:
+    """Return the measurements of one setting, from the file that an earlier run left with the heads if there is one."""
+    name, run, heads = setting
+    path: Path | None = None
+    if settings.checkpoints is not None:
+        fields = ("epochs", "batch_size", "learning_rate", "runs", "max_length", "pooling")
+        inputs = {field: getattr(settings, field) for field in fields} | {"run": run and asdict(run), "name": name}
+        origins = {other: len(features) for other, features in rows.unfamiliar.items()}
+        key = digest(_FORMAT, inputs, rows.train.key, rows.test.key, origins, DRAWS, FAMILIAR_ROWS)
+        path = Path(settings.checkpoints) / f"measured-{key[:32]}.json"
+        if path.exists():
+            return MeasuredSetting.from_json(read_json(path), str(path))
+    outputs = [_outputs(head, rows.test.features, seed) for seed, head in enumerate(heads)]
+    found = MeasuredSetting(
+        classifier=_studied(name, run, outputs, rows),
+        unfamiliar=tuple(_score_checks(name, None if run is None else run.beta, heads, rows)),
+    )
+    if path is not None:
+        found.save(path)
+    return found
+
+
 def _studied(name: str, run: HeadRun | None, runs: Sequence[RunScores], rows: StudyRows) -> StudiedClassifier:
     """Return every measurement of one setting on the test rows."""
     labels = rows.test.labels.numpy()
@@ -309,10 +340,12 @@ def _changed(runs: Sequence[RunScores], linked: Sequence[Floats]) -> int:
 
 def _confidence(trained: Sequence[_Setting], rows: StudyRows, num_labels: int) -> list[ConfidenceCheck]:
     """Compare p* with the median confidence on training rows, at the smallest rate."""
-    labels, smallest = rows.train.labels.numpy(), min(setting.run.beta for setting in trained)
+    labels = rows.train.labels.numpy()
+    of_vub = [(run, heads) for _, run, heads in trained if run is not None and run.objective == "vub"]
+    smallest = min(run.beta for run, _ in of_vub)
     found = []
-    for _, run, heads in sorted(trained, key=lambda setting: setting.run.entropy_weight):
-        if run.objective != "vub" or run.beta != smallest:
+    for run, heads in sorted(of_vub, key=lambda each: each[0].entropy_weight):
+        if run.beta != smallest:
             continue
         medians = [_median_confidence(_outputs(head, rows.train.features, 0, draws=1), labels) for head in heads]
         found.append(

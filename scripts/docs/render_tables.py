@@ -12,6 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from hf_vub.model.objectives import posterior_probabilities
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "model_cards" / "results"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -223,6 +227,28 @@ def _benchmark_notes(entry: Json) -> list[str]:
     return notes
 
 
+def committed_bins() -> str:
+    """Render the ECE of the committed IMDB runs, the link applied to the mean confidence of each bin."""
+    groups: dict[tuple[str, float], list[tuple[float, float, float]]] = {}
+    for run in read("reproduce/imdb/results.json")["runs"]:
+        bins = run["reliability"]
+        kept = [place for place, count in enumerate(bins["count"]) if count]
+        count, confidence, right = (
+            torch.tensor([bins[name][place] for place in kept], dtype=torch.float64)
+            for name in ("count", "confidence", "accuracy")
+        )
+        logits = torch.stack([confidence, 1 - confidence], -1).log()
+        linked = posterior_probabilities(logits, run["entropy_weight"]).amax(-1)
+        errors = [float(((right - each).abs() * count).sum() / count.sum()) for each in (confidence, linked)]
+        groups.setdefault((run["objective"], run["beta"]), []).append((run["metrics"]["nll"], *errors))
+    rows = []
+    for (name, beta), found in groups.items():
+        nll, before, after = (sum(column) / len(found) for column in zip(*found, strict=True))
+        cells = [f"{nll:.3f}", f"{before:.3f}", f"{after:.3f}" if name == "vub" else "-"]
+        rows.append([f"{name.upper()}, {beta:g}", len(found), *cells])
+    return markdown(["classifier, beta", "runs", "NLL as trained", "ECE as trained", "ECE, link"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "headline": headline,
     "quickstart": quickstart,
@@ -233,6 +259,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "report-cards": report_cards,
     "claims-imdb": lambda: claims("imdb"),
     "claims-cifar10": lambda: claims("cifar10"),
+    "calibration-committed": committed_bins,
     "benchmark": lambda: benchmark("features", "texts", "models"),
     "benchmark-imdb": lambda: benchmark("imdb"),
 }

@@ -34,6 +34,7 @@ from .attacks import (
     overall,
 )
 from .benchmark import Benchmark, BenchmarkEntry, Curve, Limit, Limits, Machine, Spread, TextCounts
+from .bottleneck_map import BottleneckMap, Regime, RivalDifference, RivalResult
 from .calibration import Abstention, Calibration, CalibrationMeasurement, CalibrationMetrics, Interval
 from .calibration_study import (
     Aim,
@@ -41,6 +42,7 @@ from .calibration_study import (
     ConfidenceCheck,
     ConformalCheck,
     Mean,
+    MeasuredSetting,
     ProbabilityMetrics,
     RiskCurve,
     StudiedClassifier,
@@ -88,6 +90,7 @@ _KINDS: dict[str, type[Result] | type[Quickstart]] = {
     "certificate_study": CertificateStudy,
     "guided_search": GuidedSearch,
     "calibration_study": CalibrationStudy,
+    "bottleneck_map": BottleneckMap,
     "suggestion": SuggestionResult,
     "suggestion_check": SuggestionCheck,
     "quickstart": Quickstart,

@@ -112,6 +112,14 @@ class UnfamiliarCheck(Part):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class MeasuredSetting(Part):
+    """All measurements of one classifier, kept so that a study that was stopped resumes."""
+
+    classifier: StudiedClassifier
+    unfamiliar: tuple[UnfamiliarCheck, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Aim(Part):
     """A stated aim with the measurement that decides it."""
 
