@@ -200,31 +200,41 @@ class NoisyTexts(EpochRows):
         tokens: of the model.
         noise: on words.
         seed: of all random choices.
+        copies: of each row: those rows that are asked for together come once with their first copy, then once more
+            with the second, and so on.
 
     Raises:
         ValueError: for noise on images, or pairs of texts.
     """
 
-    def __init__(self, dataset: Dataset, tokens: WordTokens, noise: Noise, seed: int = 0) -> None:
+    def __init__(self, dataset: Dataset, tokens: WordTokens, noise: Noise, seed: int = 0, copies: int = 1) -> None:
         if noise.medium != "text":
             raise ValueError(f"noise {noise} is for images, and the rows are texts")
         if "text_pair" in dataset.column_names:
             raise ValueError(f"noise {noise} is for single texts, and the rows are pairs of texts")
         super().__init__(dataset, seed)
-        self.dataset, self.tokens, self.noise = dataset.with_format(None), tokens, noise
+        self.dataset, self.tokens, self.noise, self.copies = dataset.with_format(None), tokens, noise, copies
 
     def __getitems__(self, rows: Sequence[int]) -> list[Example]:
         """Return several rows, tokenised together; PyTorch's loader asks for them this way."""
         numbers = [range(len(self))[row] for row in rows]
         batch = self.dataset[numbers]
         mask = self.tokens.mask if self.noise.kind == "mask" else None
-        parts = []
-        for row, text in zip(numbers, batch["text"], strict=True):
-            words = clean_text(text).split()
-            generator = np.random.default_rng(self.key(row))
-            parts.append(apply_kept(words, draw_kept(self.noise, len(words), 1, generator)[0], mask))
+        texts = [clean_text(text).split() for text in batch["text"]]
+        kept = [
+            draw_kept(self.noise, len(words), self.copies, np.random.default_rng(self.key(row)))
+            for row, words in zip(numbers, texts, strict=True)
+        ]
+        parts = [
+            apply_kept(words, draws[copy], mask)
+            for copy in range(self.copies)
+            for words, draws in zip(texts, kept, strict=True)
+        ]
         labels = [{"labels": int(label)} for label in batch["label"]] if "label" in batch else [{}] * len(numbers)
-        return [{**self.tokens.columns(ids), **label} for ids, label in zip(self.tokens(parts), labels, strict=True)]
+        return [
+            {**self.tokens.columns(ids), **label}
+            for ids, label in zip(self.tokens(parts), labels * self.copies, strict=True)
+        ]
 
 
 class NoisyImages(EpochRows):
@@ -235,16 +245,18 @@ class NoisyImages(EpochRows):
         noise: on pixels.
         std: standard deviation per channel that the image processor divides by, shape (channels,).
         seed: of all random choices.
+        copies: of each row, as in `NoisyTexts`.
 
     Raises:
         ValueError: for noise on texts.
     """
 
-    def __init__(self, rows: ImageRows, noise: Noise, std: Tensor, seed: int = 0) -> None:
+    def __init__(self, rows: ImageRows, noise: Noise, std: Tensor, seed: int = 0, copies: int = 1) -> None:
         if noise.medium != "image":
             raise ValueError(f"noise {noise} is for texts, and the rows are images")
         super().__init__(rows, seed)
         self.rows, self.noise, self.std = rows, noise, std.detach().cpu().reshape(-1, 1, 1)
+        self.copies = copies
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the draws of this epoch (from 0), in worker processes too."""
@@ -254,11 +266,12 @@ class NoisyImages(EpochRows):
 
     def __getitems__(self, rows: Sequence[int]) -> list[Example]:
         """Return several rows, each with its noise."""
-        return [self._noisy(range(len(self))[row]) for row in rows]
+        noisy = [self._noisy(range(len(self))[row]) for row in rows]
+        return [each[copy] for copy in range(self.copies) for each in noisy]
 
-    def _noisy(self, row: int) -> Example:
+    def _noisy(self, row: int) -> list[Example]:
         values = dict(self.rows[row])
         pixels: Tensor = values["pixel_values"]
         generator = torch.Generator().manual_seed(self.torch_seed(row))
-        draw = noisy_pixels(torch.zeros_like(pixels), self.noise, 1, generator)[0]
-        return {**values, "pixel_values": pixels + draw / self.std}
+        draws = noisy_pixels(torch.zeros_like(pixels), self.noise, self.copies, generator)
+        return [{**values, "pixel_values": pixels + draw / self.std} for draw in draws]

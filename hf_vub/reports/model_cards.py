@@ -8,6 +8,7 @@ from ..runs.files import read_records, write_text
 from ..runs.provenance import public_name
 from ..runs.schema import (
     Calibration,
+    Certificate,
     ImageAttackResult,
     Interval,
     Quickstart,
@@ -81,7 +82,7 @@ _CALIBRATION = {
     **{metric.key: metric.title for metric in METRICS if metric.key in ("nll", "brier", "ece")},
     "classwise_ece": "Classwise calibration error",
 }
-_SHOWN_LABELS, _SHOWN_EPOCHS = 20, 12
+_SHOWN_LABELS, _SHOWN_EPOCHS, _SHOWN_RADII = 20, 12, 12
 
 
 def model_card(
@@ -89,6 +90,7 @@ def model_card(
     attacks: Sequence[CardAttack] = (),
     epochs: Sequence[Mapping[str, object]] = (),
     calibration: Calibration | None = None,
+    certificates: Sequence[Certificate] = (),
 ) -> str:
     """Return the model card of a training result: metadata, use, limits, how to load it, results and settings.
 
@@ -97,6 +99,7 @@ def model_card(
         attacks: results of attacks on the model.
         epochs: lines of the training's ``information_plane.jsonl``; at most 12 are shown.
         calibration: of the checkpoint, if it has one.
+        certificates: of the checkpoint as a smoothed classifier.
 
     Returns:
         Markdown with a YAML header that ``huggingface_hub.ModelCard`` reads, ``model-index`` included.
@@ -134,6 +137,7 @@ def model_card(
             attacked=[sentence for attack in attacks if (sentence := _attacked_rows(attack))],
             epochs=_epoch_rows(epochs),
             calibration=calibration,
+            certificates=[_certificate_row(certificate) for certificate in certificates],
             calibrated=_calibration_rows(calibration),
             versions=result.versions,
         )
@@ -147,16 +151,17 @@ def write_model_card(
     attacks: Sequence[CardAttack] = (),
     epochs: Sequence[Mapping[str, object]] = (),
     calibration: Calibration | None = None,
+    certificates: Sequence[Certificate] = (),
 ) -> Path:
     """Write `model_card` as ``README.md`` in a checkpoint's folder and return its path."""
-    return write_text(Path(folder) / "README.md", model_card(result, attacks, epochs, calibration))
+    return write_text(Path(folder) / "README.md", model_card(result, attacks, epochs, calibration, certificates))
 
 
 def refresh_model_card(folder: str | Path) -> Path | None:
     """Write the card of a trained checkpoint anew, from the result files that its folder holds now.
 
     These are its own ``result.json``, ``information_plane.jsonl`` and ``calibration.json``, and ``*/result.json`` of
-    attacks on it.
+    attacks on it and of its certificates.
 
     Returns:
         The path of the card; None if the folder holds no training result, and so needs no card.
@@ -165,20 +170,20 @@ def refresh_model_card(folder: str | Path) -> Path | None:
     result = _read(folder / "result.json")
     if not isinstance(result, TrainResult):
         return None
-    found = [_read(path) for path in sorted(folder.glob("*/result.json"))]
-    attacks = [
-        attack
-        for attack in found
-        if isinstance(attack, (TextAttackResult, ImageAttackResult))
-        and Path(attack.model).resolve().name == folder.resolve().name
+    found = [
+        each
+        for path in sorted(folder.glob("*/result.json"))
+        if isinstance(each := _read(path), (TextAttackResult, ImageAttackResult, Certificate))
+        and Path(each.model).resolve().name == folder.resolve().name
     ]
     calibration = _read(folder / "calibration.json")
     return write_model_card(
         folder,
         result,
-        attacks,
+        [each for each in found if not isinstance(each, Certificate)],
         list(read_records(folder / "information_plane.jsonl")),
         calibration if isinstance(calibration, Calibration) else None,
+        [each for each in found if isinstance(each, Certificate)],
     )
 
 
@@ -225,6 +230,26 @@ def _calibration_rows(calibration: Calibration | None) -> list[tuple[str, str, s
         return f"{number(interval.value)} ({number(interval.low)} to {number(interval.high)})"
 
     return [(title, shown(measured.before[key]), shown(measured.after[key])) for key, title in _CALIBRATION.items()]
+
+
+def _certificate_row(certificate: Certificate) -> dict[str, object]:
+    """Return what the card says about a certificate: its smoothing, and the certified accuracy at some radii."""
+    step = max(1, -(-len(certificate.curve) // _SHOWN_RADII))
+    radii = [each for place, each in enumerate(certificate.curve) if place % step == 0 or place < 2]
+    unit = "word edits" if certificate.noise.startswith("delete") else "substituted words"
+    return {
+        "noise": certificate.noise,
+        "copies": f"{certificate.n:,}",
+        "alpha": f"{certificate.alpha:g}",
+        "rows": certificate.data_rows,
+        "smoothed": share(certificate.smoothed_accuracy),
+        "abstained": share(certificate.num_abstained / certificate.num_examples),
+        "unit": unit if certificate.task == "text" else "L2 norm of [0, 1] pixels",
+        "curve": [
+            (f"{each.radius:g}", share(each.accuracy), " to ".join(share(end) for end in each.interval))
+            for each in radii
+        ],
+    }
 
 
 def _metric(value: float, metric: Metric, spread: float | None) -> str:

@@ -73,7 +73,8 @@ class VUBTrainingArguments(TrainingArguments):
         perturb: random edits of the training texts, fresh in every epoch: "typos:0.15", "synonyms:0.2" or both with a
             comma between them; the number is the share of words. ``train_dataset`` then holds texts (columns text and
             label), and ``processing_class`` is the tokenizer.
-        consistency: weight of the symmetric KL divergence between the predictions for a text and for its edited copy.
+        consistency: weight of the symmetric KL divergence between the predictions for a text and for its edited copy,
+            or for two noisy copies of a text or image.
             With more than 0 the model trains on both; with 0 on the edited texts alone.
         smoothing: noise on every row, "delete:0.95" or "mask:0.7" on words, "gaussian:0.25" on pixels; for the base
             classifier of a smoothed one (docs/certify.md).
@@ -128,7 +129,8 @@ class VUBTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Edit words of training texts at random: typos:P, synonyms:P or both."}
     )
     consistency: float = field(
-        default=0.0, metadata={"help": "Weight of the divergence between predictions for a text and its edited copy."}
+        default=0.0,
+        metadata={"help": "Weight of the divergence between predictions for a text and its edited copy, or two noisy."},
     )
     smoothing: str | None = field(
         default=None,
@@ -145,8 +147,11 @@ class VUBTrainingArguments(TrainingArguments):
             parse_edits(self.perturb)
             if self.smoothing is not None:
                 raise ValueError("perturb and smoothing are both set; train under one of them")
-        elif self.consistency:
-            raise ValueError(f"consistency is {self.consistency}, but perturb names no edits, such as 'typos:0.15'")
+        elif self.consistency and self.smoothing is None:
+            raise ValueError(
+                f"consistency is {self.consistency}, but there is nothing to compare: set perturb, such as "
+                "'typos:0.15', or smoothing, such as 'delete:0.95'"
+            )
         if self.smoothing is not None:
             self.smoothing = str(parse_noise(self.smoothing))
         metric = (self.metric_for_best_model or "").removeprefix("eval_")

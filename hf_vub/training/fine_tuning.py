@@ -30,6 +30,7 @@ from .progress import ProgressLines, SilentBar
 from .result import plain_metrics, training_result, write_card
 from .rows import FeatureRows, prepare_rows
 from .safeguards import WatchedTrainer
+from .smoothing import store_noise
 from .trainer import VUBTrainer
 
 
@@ -165,6 +166,7 @@ def _trainer(
     rows, collator = prepare_rows(task, network, processor, splits, data, training, frozen=frozen)
     if vanilla and frozen:
         freeze_all_but_classifier(network)
+    store_noise(network.config, training.smoothing)
     vars(network)["training_record"] = _record(splits, data.dataset, model)
     # Only tokenised rows have columns that the network does not take.
     training.remove_unused_columns &= task == "text" and not isinstance(rows["train"], FeatureRows)

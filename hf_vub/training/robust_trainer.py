@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from .arguments import VUBTrainingArguments
 from .embedding_adversary import EmbeddingAdversary
 from .rows import FeatureRows, edited_rows
 from .safeguards import TrainerOptions, WatchedTrainer
+from .smoothing import noisy_datasets
 from .weight_averaging import WeightAverage, save_training_weights
 
 if TYPE_CHECKING:
@@ -56,6 +58,9 @@ class RobustTrainer(WatchedTrainer):
             kwargs["train_dataset"] = edited
             if isinstance(evaluation, Dataset) and "text" in evaluation.column_names:
                 kwargs["eval_dataset"] = tokenize(evaluation, edited.tokenizer).remove_columns("length")
+        if isinstance(args, VUBTrainingArguments) and args.smoothing is not None:
+            noisy = partial(noisy_datasets, args=args, network=model, processor=kwargs.get("processing_class"))
+            kwargs["train_dataset"], kwargs["eval_dataset"] = noisy(train, training=True), noisy(evaluation)
         super().__init__(model, **kwargs)
         self.adversary = adversary_of(self.args)
         if self.adversary is not None:
@@ -114,9 +119,9 @@ class RobustTrainer(WatchedTrainer):
         if shift is not None:
             inputs["inputs_embeds"] = self.model.get_input_embeddings()(inputs.pop("input_ids")) + shift
         outputs = model(**inputs)
-        if self.args.perturb is None or self.args.consistency == 0:
+        if self.args.consistency == 0:
             return outputs, 0.0
-        clean, edited = outputs.logits.chunk(2)  # the order of EditedTexts
+        clean, edited = outputs.logits.chunk(2)  # the order of EditedTexts, and of rows with two noisy copies
         return outputs, self.args.consistency * symmetric_divergence(clean, edited).mean()
 
     def accumulate_gradients(

@@ -121,7 +121,15 @@ def prepare_rows(
     if training.smoothing is not None:
         noise, length = parse_noise(training.smoothing), data.max_length
         rows = {
-            name: noisy_rows(split, noise, network, processor, max_length=length, seed=training.seed)
+            name: noisy_rows(
+                split,
+                noise,
+                network,
+                processor,
+                max_length=length,
+                seed=training.seed,
+                copies=2 if name == "train" and training.consistency else 1,
+            )
             for name, split in rows.items()
         }
     if isinstance(processor, PreTrainedTokenizerBase):
