@@ -95,7 +95,7 @@ def look(
     plateaus, agreement = [], 0.0
     for other in dict.fromkeys(each for each in (guide, surrogate) if each is not None):
         theirs = margins(other.aligned(texts.logits(other.classifier)), decisions)
-        plateaus.append(measure_plateau(score, log_odds, theirs))
+        plateaus.append(measure_plateau(score, log_odds, theirs, decisions.numpy()))
         if other is guide:
             agreement = float(np.mean(theirs > 0))
     words: dict[int, list[str]] = {}

@@ -25,6 +25,7 @@ FEWEST_TEXTS = 20
 """Confident texts that a rank correlation asks for."""
 UNBOUNDED = 0.95
 """Success that any classifier allows a search that may write any words."""
+_FEWEST_RANKED = 3  # texts of a class that a correlation's error cannot be known from
 SAME_ANSWER = 1e-3
 """Logits of two passes over one text may differ by this much, which is rounding."""
 
@@ -36,7 +37,7 @@ class Plateau(NamedTuple):
     """How much a score says about texts that the model is confident of.
 
     Attributes:
-        correlation: rank correlation of the score with the guide's margin among them.
+        correlation: rank correlation of the score with the guide's margin among those of the same class, averaged.
         upper: its one-sided 95 % upper limit.
         spread: width of the middle 80 % of their log-odds, as a share of that of all texts.
         texts: how many they are.
@@ -66,27 +67,42 @@ class Comparison(NamedTuple):
     guided: bool = False
 
 
-def measure_plateau(score: NDArray[np.float64], log_odds: NDArray[np.float64], guide: NDArray[np.float64]) -> Plateau:
+def measure_plateau(
+    score: NDArray[np.float64],
+    log_odds: NDArray[np.float64],
+    guide: NDArray[np.float64],
+    decisions: NDArray[np.int64],
+) -> Plateau:
     """Compare a score with a guide's on the texts on which both decide alike and the guide is confident.
+
+    Texts are ranked within the class that the model decides for, and the classes' correlations averaged: a model may be
+    surer of one class than of another without hiding anything.
 
     Args:
         score: what an attack by the model's own score sees: the probability of the model's decision, shape (texts,).
         log_odds: the margin of the model's decision over the next class, shape (texts,).
         guide: the guide's margin of the model's decision over the next class, below 0 where it decides otherwise.
+        decisions: the model's class numbers (texts,).
     """
-    alike = guide > 0
-    confident = alike & (guide >= np.median(guide[alike])) if alike.any() else alike
-    count = int(confident.sum())
-    if count < 4:
-        return Plateau(0.0, 1.0, 1.0, count)
-    values = score[confident]
-    varied = np.ptp(values) > 1e-6  # float32 tells no more apart
-    correlation = float(spearmanr(values, guide[confident]).statistic) if varied else 0.0
-    reach = norm.ppf(1 - ALPHA) * np.sqrt(1.06 / (count - 3))  # Fieller, Hartley and Pearson (1957)
-    upper = float(np.tanh(np.arctanh(np.clip(correlation, -0.9999, 0.9999)) + reach))
+    confident = np.zeros(len(guide), dtype=bool)
+    transformed, weights = [], []
+    for decision in np.unique(decisions):
+        alike = (decisions == decision) & (guide > 0)
+        chosen = alike & (guide >= np.median(guide[alike])) if alike.any() else alike
+        if (count := int(chosen.sum())) > _FEWEST_RANKED:
+            values = score[chosen]
+            varied = np.ptp(values) > 1e-6  # float32 tells no more apart
+            correlation = float(spearmanr(values, guide[chosen]).statistic) if varied else 0.0
+            transformed.append(np.arctanh(np.clip(correlation, -0.9999, 0.9999)))
+            weights.append(count - _FEWEST_RANKED)
+            confident |= chosen
+    if not weights:
+        return Plateau(0.0, 1.0, 1.0, 0)
+    mean = np.average(transformed, weights=weights)
+    reach = norm.ppf(1 - ALPHA) * np.sqrt(1.06 / sum(weights))  # Fieller, Hartley and Pearson (1957)
     whole = _width(np.concatenate([log_odds, -log_odds]))
     spread = float(_width(log_odds[confident]) / whole) if whole > 0 else 0.0
-    return Plateau(correlation, upper, spread, count)
+    return Plateau(float(np.tanh(mean)), float(np.tanh(mean + reach)), spread, int(confident.sum()))
 
 
 def compare(comparisons: Sequence[Comparison], agreement: float) -> list[Check]:
