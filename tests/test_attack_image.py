@@ -714,6 +714,37 @@ def test_the_script_attacks_and_says_what_is_wrong(processor, pictures, tmp_path
     assert wrong.stderr.count("\n") == 1
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"square"}))
+def test_attacks_on_an_accelerator_reach_the_worst_case_of_a_linear_model(name):
+    """The smallest budget that misclassifies each image has a closed form."""
+    counts = {"fgs": {}, "autoattack": {"steps": 30, "queries": 50}, "autoattack_l2": {"steps": 30, "queries": 50}}
+    adversary = make(name, **counts.get(name, {"steps": 60}))[1]
+    if name == "cw":
+        adversary = CarliniWagner(steps=150, binary_search_steps=10, abort_early=False)
+    cpu = Linear(classes=4, scale=4.0)
+    pixels, labels = images_for(cpu, 16, 0.4, 0.6)
+    weight, logits = cpu.linear.weight.detach(), cpu(pixels).detach()
+    norms = (weight[labels][:, None] - weight[None]).norm(p=1 if adversary.norm == math.inf else 2, dim=2)
+    gaps = (logits.gather(1, labels[:, None]) - logits) / norms.clamp_min(1e-9)
+    exact = gaps.masked_fill(nn.functional.one_hot(labels, 4).bool(), math.inf).amin(dim=1)
+    epsilon = None if name == "cw" else float(exact.median()) * 1.02
+    model = cpu.to("cuda")
+    with frozen(model), seeded(0):
+        (found,) = adversary(PixelModel(model), pixels.cuda(), labels.cuda(), (epsilon,))
+    assert found.adversarial.is_cuda
+    success, distance = found.success.cpu(), found.distance.cpu()
+    if epsilon is None:
+        assert success.all()
+        assert ((distance - exact) / exact).abs().max() < 0.05
+    else:
+        assert distance.max() <= epsilon + 1e-5
+        assert not success[exact > 1.01 * epsilon].any()
+        # The gradient of the cross-entropy need not point at the nearest class.
+        assert success[exact < 0.98 * epsilon].double().mean() > (0.95 if "auto" in name else 0.7)
+
+
 @pytest.mark.shared_data
 def test_a_trained_model_is_attacked_from_its_folder(shared_data):
     result = attack_image(

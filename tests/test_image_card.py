@@ -1,13 +1,20 @@
 """The image report card passes honest models and fails the ones that hide their gradients, each for its reason."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from torch import nn
+from transformers import BertForSequenceClassification
 
+from helpers.image_attacks import vit, vub
+from helpers.models import backbone_config, build_model
 from hf_vub.attacks import report_card
 from hf_vub.attacks.image import checks
+from hf_vub.model.loading import load_classifier
 from hf_vub.runs.files import read_json
 from hf_vub.runs.schema import read_result
 
@@ -324,3 +331,61 @@ def test_a_model_that_is_always_wrong_is_refused(weights, data):
 def test_bad_arguments_are_one_sentence(options, error, sentence, weights, data):
     with pytest.raises(error, match=sentence):
         card_of(build(Net, weights), data, **options)
+
+
+def test_the_card_is_that_of_the_models_task(tmp_path, monkeypatch):
+    """Modules are told by their forward method, checkpoints by their configuration."""
+    made = []
+
+    def stand_in(name):
+        return SimpleNamespace(**{f"make_{name}_card": lambda *args, **options: made.append((name, options))})
+
+    for name in ("text", "image"):
+        monkeypatch.setitem(sys.modules, f"hf_vub.attacks.{name}.report_card", stand_in(name))
+    bert = build_model("bert")
+    bert.save_pretrained(tmp_path / "ours")
+    BertForSequenceClassification(backbone_config("bert")).save_pretrained(tmp_path / "stock")
+    vub().save_pretrained(tmp_path / "pictures")
+    vit().save_pretrained(tmp_path / "stock-pictures")
+    for model in (bert, tmp_path / "ours", str(tmp_path / "stock")):
+        report_card(model, "rows", guide="stock", recipe="pwws")
+        assert made.pop() == ("text", {"guide": "stock", "transfer_from": (), "recipe": "pwws"})
+    for model in (vub(), Net(), tmp_path / "pictures", str(tmp_path / "stock-pictures")):
+        report_card(model, "rows", transfer_from=["stock"], steps=3)
+        assert made.pop() == ("image", {"transfer_from": ["stock"], "steps": 3})
+    with pytest.raises(OSError, match="nowhere"):
+        report_card(tmp_path / "nowhere", "rows")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_card_on_an_accelerator_has_the_verdicts_of_the_cpu(weights, data):
+    for kind in (Net, QuantisedInput):
+        cpu, gpu = (card_of(build(kind, weights).to(device), data) for device in ("cpu", "cuda"))
+        assert verdicts(gpu) == verdicts(cpu)
+        assert gpu.curves.pgd == pytest.approx(cpu.curves.pgd, abs=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+def test_the_card_of_a_real_network(shared_data):
+    """A stock network passes without another model; a wrinkle on its logits, which PGD does not survive, fails."""
+    options = {"num_examples": 32, "steps": 10, "square_steps": 60, "progress": False}
+    stock, processor, _ = load_classifier(shared_data / "models" / "resnet18-cifar10", "image")
+    card = report_card(stock, shared_data / "data" / "cifar10", processor=processor, **options)
+    assert card["passed"] is True, [check.why for check in card.checks]
+    assert figures(card, "transfer")["agreement"]["linear surrogate"] > 0.8
+
+    class OnLogits(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network, self.config = stock, stock.config
+
+        def forward(self, pixel_values):
+            logits = self.network(pixel_values=pixel_values).logits
+            return logits + 0.03 * torch.sin(3000 * logits)
+
+    card = report_card(OnLogits(), shared_data / "data" / "cifar10", processor=processor, **options)
+    assert {"slope", "transfer"} <= failed(card)
+    assert figures(card, "transfer")["white_box"] > 0.2
+    assert figures(card, "transfer")["rival"]["linear surrogate"] < 0.1
