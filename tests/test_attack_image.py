@@ -737,7 +737,8 @@ def test_attacks_on_an_accelerator_reach_the_worst_case_of_a_linear_model(name):
     success, distance = found.success.cpu(), found.distance.cpu()
     if epsilon is None:
         assert success.all()
-        assert ((distance - exact) / exact).abs().max() < 0.05
+        assert ((distance - exact) / exact).abs().median() < 0.02
+        assert (distance > 0.99 * exact).all()
     else:
         assert distance.max() <= epsilon + 1e-5
         assert not success[exact > 1.01 * epsilon].any()
