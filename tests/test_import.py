@@ -46,6 +46,7 @@ LOAD = """
         "from hf_vub import VUBForSequenceClassification",
         "from hf_vub import VUBConfig",
         "import hf_vub.sweep.heads",
+        "import hf_vub.model.trust",
         "from transformers import AutoConfig; import hf_vub",
         "from transformers import AutoModel; import hf_vub",
     ],

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file, is_peft_available
 
 AutoClass = type[Any]
@@ -135,6 +135,8 @@ def require_checkpoint(auto: AutoClass, name: Name, **options: object) -> None:
 
 def require_task(auto: AutoClass, model_type: object, name: Name) -> None:
     """Raise ValueError for a kind of model that an Auto class of classifiers has none for; unknown kinds pass."""
+    from transformers import CONFIG_MAPPING  # its module registers ours, which imports this one
+
     medium = {"AutoModelForSequenceClassification": "texts", "AutoModelForImageClassification": "images"}
     known = isinstance(model_type, str) and model_type in CONFIG_MAPPING and auto.__name__ in medium
     if known and CONFIG_MAPPING[str(model_type)] not in auto._model_mapping:
