@@ -4,12 +4,15 @@ import re
 from contextlib import contextmanager
 from itertools import product
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
-from transformers import Trainer
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast, Trainer
 
 from helpers.models import build_model
 from helpers.training import Features, trainer
@@ -231,10 +234,22 @@ def test_a_push_hands_over_what_it_is_given(tmp_path, monkeypatch, named):
     assert given == [("End of training", True, None, None, {}), ("now", False, "hf_own", "branch", {"tags": ["a"]})]
     name = named or "my-run"
     assert reported == [(name, None, "hf_of_the_arguments"), (name, "branch", "hf_own")]
+    run.args.hub_revision = "dev"
+    run.push_to_hub()
+    assert reported.pop() == (name, "dev", "hf_of_the_arguments")
+    assert given.pop() == given[0]
     monkeypatch.setattr(run, "is_world_process_zero", lambda: False)
     run.push_to_hub("now", False, "hf_own", "branch", tags=["a"])
-    assert given[2] == given[1]
+    assert given[2:] == given[1:2]
     assert len(reported) == 2, "the main process alone pushes, so it alone asks the Hub"
+
+
+def test_a_log_says_when_it_began(tmp_path, monkeypatch):
+    """From that ``Trainer`` computes its speed."""
+    logged = []
+    monkeypatch.setattr(Trainer, "log", lambda run, logs, start_time: logged.append(start_time))
+    trainer(tmp_path).log({"loss": 1.0}, 12.5)
+    assert logged == [12.5]
 
 
 def test_distances_are_added_up_in_full_precision():
@@ -260,3 +275,53 @@ def test_signed_ranks_are_tested_exactly_with_ties_and_by_the_normal_law_beyond(
     normal = stats.wilcoxon(differences, method="asymptotic", correction=True).pvalue
     assert intervals._signed_rank(differences) == pytest.approx(normal)
     assert normal != pytest.approx(exact)
+
+
+def test_a_tokenizer_that_knows_no_word_is_missing(tmp_path):
+    """transformers 5 makes one for any model; some words, even in a small vocabulary, are enough."""
+
+    class AutoTokenizer:
+        made: Any = None
+
+        @classmethod
+        def from_pretrained(cls, name, trust_remote_code):
+            assert trust_remote_code is False
+            return cls.made
+
+    def tokenizer(*words):
+        vocabulary = {word: place for place, word in enumerate(("[UNK]", "[CLS]", *words))}
+        model = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+        return PreTrainedTokenizerFast(tokenizer_object=model, unk_token="[UNK]", cls_token="[CLS]")
+
+    for words in ((), (".", "!")):
+        AutoTokenizer.made = tokenizer(*words)
+        with pytest.raises(OSError, match=f"^{tmp_path} holds no Tokenizer: name the folder or Hub id of one$"):
+            trust.load(AutoTokenizer, tmp_path)
+    for words in (("good",), (".", "7"), tuple("!" * n for n in range(1, 60))):
+        AutoTokenizer.made = tokenizer(*words)
+        assert trust.load(AutoTokenizer, tmp_path) is AutoTokenizer.made
+
+
+def test_a_damaged_index_of_weights_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text('{"weight_map": [1]}')
+    with pytest.raises(ValueError, match=f"^{tmp_path} holds no index of weights that can be read"):
+        trust.read_config(tmp_path)
+    index.write_text('{"weight_map": ')
+    with pytest.raises(ValueError, match=f"^{index} is not valid JSON"):
+        trust.read_config(tmp_path)
+    index.unlink()
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(ValueError, match=f"^{tmp_path} holds no configuration that can be read|holds a list instead"):
+        trust.read_config(tmp_path)
+
+
+def test_the_papers_decay_needs_epochs_to_count(tmp_path):
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(Features())
+
+    run = trainer(tmp_path, dataset=Stream(), lr_decay="paper", max_steps=2)
+    with pytest.raises(ValueError, match="^lr_decay='paper' counts epochs, and this train_dataset has no length$"):
+        run.train()
