@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import baselines
+from adversarial import adversarial_training
 from hf_vub.attacks import attack_text, attack_text_heads
 from hf_vub.attacks.image.adversaries import CarliniWagner
 from hf_vub.compute import FastKernels
@@ -368,6 +369,7 @@ STAGES: dict[str, Callable[[Bench], Entries]] = {
     "grid_attack": grid_attack,
     "carlini_wagner": carlini_wagner,
     "fine_tuning": fine_tuning,
+    "adversarial_training": adversarial_training,
     "inference": inference,
 }
 
