@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import contextlib
 import logging
 import random
 import sys
@@ -21,6 +22,14 @@ import torch
 from helpers.hub_server import Interpreter, LoopbackHub
 
 torch.set_num_threads(1)
+with contextlib.suppress(ImportError):
+    import hypothesis
+
+    # Draws depend neither on the clock nor on how busy the machine is.
+    hypothesis.settings.register_profile(
+        "steady", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("steady")
 for scripts in ("scripts/benchmark", "scripts/docs"):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / scripts))
 
