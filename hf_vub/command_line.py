@@ -181,10 +181,8 @@ def parse(
 def command(main: Callable[P, R]) -> Callable[P, R]:
     """Make ``main`` end with the right exit code, and with one line where a user can correct the error.
 
-    ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError, MemoryError, a KeyError whose key is
-    a sentence, and the exceptions of the data and file libraries become ``error: ...`` on stderr and exit code 2;
-    ``HF_VUB_DEBUG=1`` shows their traceback. Everything else is a defect and keeps its traceback (exit code 1). An
-    interrupt from the keyboard ends with exit code 130.
+    That is the built-in exceptions of values, files and memory, a KeyError whose key is a sentence, and the exceptions
+    of the data and file libraries; ``HF_VUB_DEBUG=1`` shows their traceback. Everything else is a defect.
     """
 
     @functools.wraps(main)

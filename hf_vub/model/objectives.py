@@ -47,16 +47,13 @@ class Terms(NamedTuple):
 
 
 def objective_terms(mean: Tensor, scale: Tensor, draws: Tensor, labels: Tensor | None = None) -> Terms:
-    """Return the per-sample terms of one stochastic forward pass.
+    """Return the per-sample terms of one stochastic forward pass; expectations over z are means over draws (Eq. 9).
 
     Args:
         mean: posterior means, shape (..., batch, latent_size).
         scale: posterior standard deviations, same shape.
         draws: logits for each draw of z, shape (draws, ..., batch, num_labels).
         labels: shape (..., batch); None leaves the cross-entropy out.
-
-    Returns:
-        The terms, each of shape (..., batch). Expectations over z are means over the draws, as in Eq. 9.
     """
     distortion = None if labels is None else cross_entropy(draws, labels).mean(0)
     return Terms(gaussian_rate(mean, scale), distortion, categorical_entropy(draws).mean(0))
