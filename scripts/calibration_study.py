@@ -8,8 +8,8 @@ they are measured as trained, through the posterior link, and each with and with
 other half of the test rows. The result also holds conformal sets over 20 random splits, risk-coverage curves, and how
 well each score tells rows of another origin apart. The same command resumes a run that was stopped.
 
---suggestion also suggests a setting on half of the test rows and checks it on the other half. The output folder gets
-study.json, suggestion.json, and their figures: reliability, risk over coverage, and the frontier.
+`--parts study suggestion` also suggests a setting on half of the test rows and checks it on the other half. The output
+folder gets study.json, suggestion.json, and their figures: reliability, risk over coverage, and the frontier.
 """
 
 from dataclasses import dataclass, field
@@ -40,7 +40,7 @@ class Arguments:
     unfamiliar: list[str] = field(
         default_factory=list, metadata={"help": "Further data sets, all of whose rows are of another origin."}
     )
-    suggestion: bool = field(default=False, metadata={"help": "Suggest a setting and check it, too."})
+    parts: list[str] = field(default_factory=lambda: ["study"], metadata={"help": "study, suggestion, or both."})
 
 
 @command
@@ -50,27 +50,30 @@ def main() -> None:
     from hf_vub.reports.calibration_figures import frontier_figure, reliability_figure, risk_coverage_figure
     from hf_vub.reports.plots import save
     from hf_vub.uncertainty.study import StudySettings, calibration_study
+    from hf_vub.uncertainty.suggestion_check import check_suggestion
 
     options = dict(vars(arguments))
-    folder, check = Path(options.pop("output_dir")), options.pop("suggestion")
+    folder, parts = Path(options.pop("output_dir")), options.pop("parts")
+    if not parts or set(parts) - {"study", "suggestion"}:
+        raise ValueError(f"parts is {parts}; it must hold 'study', 'suggestion' or both")
     options["feature_cache"] = options["feature_cache"] or str(folder / "features")
     options |= {"betas": tuple(options["betas"]), "unfamiliar": tuple(options["unfamiliar"])}
     settings = StudySettings(checkpoints=str(folder / "heads"), **options)
-    study = calibration_study(settings)
-    study.save(folder / "study.json")
-    save(reliability_figure(study), folder / "reliability")
-    save(risk_coverage_figure(study), folder / "risk-coverage")
-    for aim in study.aims:
-        print(f"{'met' if aim.met else 'NOT MET':8}{aim.aim}: {aim.measured}")
-    if check:
-        from hf_vub.uncertainty.suggestion_check import check_suggestion
-
+    if "study" in parts:
+        study = calibration_study(settings)
+        study.save(folder / "study.json")
+        save(reliability_figure(study), folder / "reliability")
+        save(risk_coverage_figure(study), folder / "risk-coverage")
+        for aim in study.aims:
+            print(f"{'met' if aim.met else 'NOT MET':8}{aim.aim}: {aim.measured}")
+    if "suggestion" in parts:
         checked = check_suggestion(settings)
         checked.save(folder / "suggestion.json")
         save(frontier_figure(checked.suggestion), folder / "frontier")
-        chosen = checked.suggestion
-        print(f"{'met' if checked.within else 'NOT MET':8}{chosen.objective} at beta {chosen.beta:g} is within one")
-        print(f"{'':8}standard error of the best: {checked.chosen_nll:.4f} against {checked.best_nll:.4f}")
+        about = (
+            f"{checked.suggestion.objective} at beta {checked.suggestion.beta:g}: within one standard error of the best"
+        )
+        print(f"{'met' if checked.within else 'NOT MET':8}{about}: {checked.chosen_nll:.4f} and {checked.best_nll:.4f}")
     print(f"results: {folder}")
 
 

@@ -13,13 +13,13 @@ from transformers import BertForSequenceClassification
 from helpers.models import backbone_config
 from hf_vub.data import synthetic
 from hf_vub.metrics import expected_calibration_error, fit_temperature
+from hf_vub.metrics.temperature import cross_fitted
 from hf_vub.reports.calibration_figures import reliability_figure, risk_coverage_figure
 from hf_vub.runs.schema import CalibrationStudy, SuggestionCheck, read_result
 from hf_vub.uncertainty.study import StudySettings
 from hf_vub.uncertainty.study_measures import (
     Link,
     conformal_checks,
-    cross_fitted,
     drawn_log_probabilities,
     probability_metrics,
     risk_curve,
@@ -132,7 +132,7 @@ def test_the_command_measures_every_classifier_and_resumes(stock, tmp_path, monk
     monkeypatch.setattr("hf_vub.uncertainty.unfamiliar.ROWS", 10)
     words = ["--model", stock / "stock", "--dataset", stock / "reviews", "--task", "text", "--max_length", "40",
              "--betas", "0.01", "0.1", "--runs", "2", "--epochs", "1", "--output_dir", tmp_path / "out",
-             "--suggestion"]  # fmt: skip
+             "--parts", "study", "suggestion"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["calibration_study.py", *map(str, words)])
     runpy.run_path(str(ROOT / "scripts" / "calibration_study.py"), run_name="__main__")
     shown = capsys.readouterr().out
@@ -162,8 +162,9 @@ def test_the_command_measures_every_classifier_and_resumes(stock, tmp_path, monk
     assert str(stock) not in (tmp_path / "out" / "study.json").read_text().replace(study.command, "")
 
 
-def test_rivals_are_compared_on_rows_that_tuned_nothing():
+def test_rivals_are_compared_on_rows_that_tuned_nothing(monkeypatch):
     pytest.importorskip("sklearn")
+    monkeypatch.setattr("hf_vub.uncertainty.regimes._STEPS", 60)
     from hf_vub.uncertainty.regimes import Labelled, measure_regimes
 
     def blobs(rows, seed):
@@ -178,7 +179,8 @@ def test_rivals_are_compared_on_rows_that_tuned_nothing():
         "logistic regression", "MLP", "MLP, label smoothing", "MLP, confidence penalty", "VIB", "VUB",
     ]  # fmt: skip
     means = {each.name: each for each in regime.rivals}
-    assert all(each.accuracy.mean > 0.9 for each in regime.rivals)
+    assert all(each.accuracy.mean > 0.6 for each in regime.rivals)
+    assert max(each.accuracy.mean for each in regime.rivals) > 0.95
     assert {(each.rival, each.metric) for each in regime.differences} == {
         (name, metric) for name in names[:-1] for metric in ("accuracy", "nll", "ece")
     }

@@ -14,12 +14,12 @@ from transformers import BertForSequenceClassification
 from helpers.models import backbone_config
 from hf_vub import VUBForSequenceClassification
 from hf_vub.data import TrainingRecord, load_splits, synthetic
-from hf_vub.metrics import fit_temperature, negative_log_likelihood
+from hf_vub.metrics import negative_log_likelihood
 from hf_vub.model.objectives import class_log_probabilities
 from hf_vub.reports.calibration_figures import frontier_figure
 from hf_vub.runs.schema import FrontierPoint, Mean, SuggestionResult, read_result
 from hf_vub.sweep import HeadRun, suggest
-from hf_vub.sweep.frontier import _cross_fitted, _standard_error, choose
+from hf_vub.sweep.frontier import _standard_error, choose
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -61,16 +61,6 @@ def test_the_standard_error_counts_rows_and_seeds():
     assert _standard_error(rows[None]) == pytest.approx(rows.std(ddof=1) / 20)
     expected = math.sqrt(rows.var(ddof=1) / 400 + seeds.var(ddof=1) / 3)
     assert _standard_error(rows + seeds) == pytest.approx(expected)
-
-
-def test_temperatures_of_the_frontier_are_fitted_on_the_other_half():
-    rng = np.random.default_rng(0)
-    log_p, labels = rng.normal(size=(200, 3)), rng.integers(0, 3, 200)
-    scaled = _cross_fitted(log_p, labels)
-    order = np.random.default_rng(0).permutation(200)
-    first, second = order[:100], order[100:]
-    temperature = fit_temperature(log_p[first], labels[first])
-    assert np.allclose(np.diff(scaled[second]), np.diff(log_p[second] / temperature))
 
 
 def test_a_suggestion_measures_every_setting_on_the_validation_rows():

@@ -46,6 +46,29 @@ def fit_temperature(log_scores: ArrayLike, labels: ArrayLike) -> float:
     return float(np.exp(found.x))
 
 
+def cross_fitted(log_scores: ArrayLike, labels: ArrayLike, seed: int = 0) -> tuple[Floats, tuple[float, float]]:
+    """Divide the scores of each random half of the rows by the temperature fitted on the other half.
+
+    Args:
+        log_scores: logits or log-probabilities, shape (rows, classes), not used in training.
+        labels: class numbers, shape (rows,), of at least two classes in each half.
+        seed: of the division.
+
+    Returns:
+        The scores (rows, classes), and the two temperatures.
+
+    Raises:
+        ValueError: as :func:`fit_temperature`, for either half.
+    """
+    scores, classes = np.asarray(log_scores, dtype=np.float64), np.asarray(labels)
+    order = np.random.default_rng(seed).permutation(len(classes))
+    first, second = order[: len(order) // 2], order[len(order) // 2 :]
+    temperatures = fit_temperature(scores[first], classes[first]), fit_temperature(scores[second], classes[second])
+    scaled = np.empty_like(scores)
+    scaled[first], scaled[second] = scores[first] / temperatures[1], scores[second] / temperatures[0]
+    return scaled, temperatures
+
+
 def check_rows(scores: Floats, labels: np.ndarray) -> None:
     """Raise ValueError unless scores (rows, classes) are finite and labels (rows,) are class numbers in range."""
     if scores.ndim != 2 or scores.shape[1] < 2:

@@ -11,7 +11,7 @@ from scipy.special import log_softmax
 from torch import Tensor
 
 from ..metrics.classification import Floats, accuracy, expected_calibration_error
-from ..metrics.temperature import fit_temperature
+from ..metrics.temperature import cross_fitted
 from ..model.objectives import class_log_probabilities, objective_weights
 from ..runs.schema import FrontierPoint, Mean
 from .heads import SweepResult
@@ -37,6 +37,11 @@ class Validated:
     rate: float
 
 
+def mean_of(values: Sequence[float]) -> Mean:
+    """Return the mean and the standard deviation (n - 1) of some numbers."""
+    return Mean(mean=float(np.mean(values)), deviation=float(np.std(values, ddof=1)) if len(values) > 1 else None)
+
+
 def link_weight(run: HeadRun) -> float:
     """Return the weight of the min term in the training of a head; 0 makes the link the softmax."""
     return objective_weights(run.objective, run.beta, run.entropy_weight)[1]
@@ -57,18 +62,18 @@ def validate(trained: SweepResult, features: Tensor, labels: Tensor) -> Validate
 def point_of(run: HeadRun, group: Sequence[Validated], labels: Labels) -> FrontierPoint:
     """Return the measurements of one setting; whether it is eligible is not known yet."""
     plain = np.stack([_row_losses(each.log_p, labels) for each in group])
-    scaled = np.stack([_row_losses(_cross_fitted(each.log_p, labels), labels) for each in group])
+    scaled = np.stack([_row_losses(_calibrated(each.log_p, labels), labels) for each in group])
     return FrontierPoint(
         objective=run.objective,
         beta=run.beta,
         entropy_weight=run.entropy_weight,
-        rate=_mean([each.rate for each in group]),
-        accuracy=_mean([accuracy(each.log_p, labels) for each in group]),
+        rate=mean_of([each.rate for each in group]),
+        accuracy=mean_of([accuracy(each.log_p, labels) for each in group]),
         nll=float(plain.mean()),
         nll_standard_error=_standard_error(plain),
         nll_calibrated=float(scaled.mean()),
         nll_calibrated_standard_error=_standard_error(scaled),
-        ece=_mean([expected_calibration_error(each.log_p, labels) for each in group]),
+        ece=mean_of([expected_calibration_error(each.log_p, labels) for each in group]),
         eligible=False,
     )
 
@@ -103,16 +108,12 @@ def _row_losses(log_p: Floats, labels: Labels) -> Floats:
     return losses
 
 
-def _cross_fitted(log_p: Floats, labels: Labels) -> Floats:
-    """Divide each half of the rows by the temperature of the other; as they are where a half has one class only."""
-    order = np.random.default_rng(0).permutation(len(labels))
-    halves = order[: len(order) // 2], order[len(order) // 2 :]
-    if any(len(np.unique(labels[half])) < 2 for half in halves):
+def _calibrated(log_p: Floats, labels: Labels) -> Floats:
+    """Return log-probabilities with the temperature of the other half; as they are where a half has one class only."""
+    try:
+        scaled: Floats = log_softmax(cross_fitted(log_p, labels)[0], axis=1)
+    except ValueError:
         return log_p
-    scaled = np.empty_like(log_p)
-    for fitted, applied in (halves, halves[::-1]):
-        temperature = fit_temperature(log_p[fitted], labels[fitted])
-        scaled[applied] = log_softmax(log_p[applied] / temperature, axis=1)
     return scaled
 
 
@@ -122,7 +123,3 @@ def _standard_error(losses: Floats) -> float:
     over_rows = losses.mean(axis=0).var(ddof=1) / rows if rows > 1 else 0.0
     over_seeds = losses.mean(axis=1).var(ddof=1) / seeds if seeds > 1 else 0.0
     return math.sqrt(over_rows + over_seeds)
-
-
-def _mean(values: Sequence[float]) -> Mean:
-    return Mean(mean=float(np.mean(values)), deviation=float(np.std(values, ddof=1)) if len(values) > 1 else None)

@@ -6,7 +6,7 @@ is fitted on them would be too confident. Every result is a mean over seeds.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,15 +14,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.special import log_softmax
-from torch import Tensor, nn
+from torch import nn
 
-from ..compute.contexts import seeded
 from ..data.labels import align_labels, class_names
 from ..data.splits import Splits, label_names, load_splits
 from ..embeddings.extraction import Features, extract
 from ..metrics.classification import Floats
-from ..model.head import VUBHead
-from ..model.information import gaussian_rate, label_entropy
+from ..model.information import label_entropy
 from ..model.loading import TASKS, Task, load_processor
 from ..model.objectives import optimal_confidence
 from ..model.stock import replace_classifier
@@ -30,9 +28,10 @@ from ..model.trust import load
 from ..runs.digests import digest
 from ..runs.files import read_json
 from ..runs.provenance import provenance, public_name
-from ..runs.schema import Aim, CalibrationStudy, ConfidenceCheck, MeasuredSetting, StudiedClassifier, UnfamiliarCheck
+from ..runs.schema import CalibrationStudy, ConfidenceCheck, MeasuredSetting, StudiedClassifier
 from ..sweep.heads import HeadRun, train_heads
-from .ood import detection_metrics, feature_distances, ood_scores
+from .study_aims import aims_of
+from .study_detection import DRAWS, FAMILIAR_ROWS, StudyRows, distance_checks, outputs_of, score_checks
 from .study_measures import (
     Labels,
     Link,
@@ -47,13 +46,9 @@ from .study_measures import (
 )
 from .unfamiliar import unfamiliar_rows
 
-DRAWS = 16
 CONFIDENCE_WEIGHTS = (0.1, 0.3, 1.0, 2.0)
 CONFIDENCE_RUNS = 3
 MISCOVERAGE = (0.05, 0.1)
-ECE_MARGIN = 0.01
-COVERAGE_MARGIN = 0.01
-FAMILIAR_ROWS = 1000
 _FORMAT = 1  # of the files of measurements: raise it when the code below would measure something else
 
 
@@ -106,15 +101,6 @@ class StudySettings:
             raise ValueError(f"task is {self.task!r}; it must be 'text' or 'image'")
 
 
-class StudyRows(NamedTuple):
-    """Features and labels of the splits, features of rows of other origins by name, and H(Y) in nats."""
-
-    train: Features
-    test: Features
-    unfamiliar: dict[str, Tensor]
-    label_entropy: float
-
-
 class _Setting(NamedTuple):
     """The trained heads of one setting, or the stock classifier, which has no run."""
 
@@ -143,7 +129,7 @@ def calibration_study(settings: StudySettings) -> CalibrationStudy:
     ]
     measured = [_measure(settings, each, rows) for each in shown]
     classifiers = [each.classifier for each in measured]
-    unfamiliar = _distance_checks(rows) + [check for each in measured for check in each.unfamiliar]
+    unfamiliar = distance_checks(rows) + [check for each in measured for check in each.unfamiliar]
     return CalibrationStudy(
         **provenance(),
         task=settings.task,
@@ -164,7 +150,7 @@ def calibration_study(settings: StudySettings) -> CalibrationStudy:
         classifiers=tuple(classifiers),
         confidence=tuple(_confidence(trained, rows, len(names))),
         unfamiliar=tuple(unfamiliar),
-        aims=tuple(_aims(classifiers)),
+        aims=tuple(aims_of(classifiers)),
         seconds=time.monotonic() - started,
     )
 
@@ -249,23 +235,6 @@ def _train(settings: StudySettings, rows: StudyRows, num_labels: int) -> list[_S
     return [_Setting(key[0], HeadRun(*key), found) for key, found in heads.items()]
 
 
-@torch.inference_mode()
-def _outputs(head: nn.Module, features: Tensor, seed: int, draws: int = DRAWS) -> RunScores:
-    """Return logits, rates and logits of draws of rows of features."""
-    if not isinstance(head, VUBHead):
-        return RunScores(torch.cat([head(block) for block in features.split(4096)]).double().numpy())
-    logits, rates, drawn = [], [], []
-    with seeded(seed):
-        for block in features.split(4096):
-            passed = head(block, num_samples=draws)
-            logits.append(head.classify(passed.mean))
-            rates.append(gaussian_rate(passed.mean, passed.scale))
-            drawn.append(passed.draws)
-    return RunScores(
-        torch.cat(logits).double().numpy(), torch.cat(rates).double().numpy(), torch.cat(drawn, 1).double().numpy()
-    )
-
-
 def _measure(settings: StudySettings, setting: _Setting, rows: StudyRows) -> MeasuredSetting:
     """Return the measurements of one setting, from the file that an earlier run left with the heads if there is one."""
     name, run, heads = setting
@@ -278,10 +247,10 @@ def _measure(settings: StudySettings, setting: _Setting, rows: StudyRows) -> Mea
         path = Path(settings.checkpoints) / f"measured-{key[:32]}.json"
         if path.exists():
             return MeasuredSetting.from_json(read_json(path), str(path))
-    outputs = [_outputs(head, rows.test.features, seed) for seed, head in enumerate(heads)]
+    outputs = [outputs_of(head, rows.test.features, seed) for seed, head in enumerate(heads)]
     found = MeasuredSetting(
         classifier=_studied(name, run, outputs, rows),
-        unfamiliar=tuple(_score_checks(name, None if run is None else run.beta, heads, rows)),
+        unfamiliar=tuple(score_checks(name, None if run is None else run.beta, heads, rows)),
     )
     if path is not None:
         found.save(path)
@@ -347,7 +316,7 @@ def _confidence(trained: Sequence[_Setting], rows: StudyRows, num_labels: int) -
     for run, heads in sorted(of_vub, key=lambda each: each[0].entropy_weight):
         if run.beta != smallest:
             continue
-        medians = [_median_confidence(_outputs(head, rows.train.features, 0, draws=1), labels) for head in heads]
+        medians = [_median_confidence(outputs_of(head, rows.train.features, 0, draws=1), labels) for head in heads]
         found.append(
             ConfidenceCheck(
                 entropy_weight=run.entropy_weight,
@@ -362,98 +331,3 @@ def _confidence(trained: Sequence[_Setting], rows: StudyRows, num_labels: int) -
 def _median_confidence(scores: RunScores, labels: Labels) -> float:
     log_p = log_softmax(scores.logits, axis=1)
     return float(np.exp(np.median(log_p.max(axis=1)[log_p.argmax(axis=1) == labels])))
-
-
-def _familiar(rows: StudyRows) -> Tensor:
-    """Return the features of some test rows, drawn at random."""
-    chosen = np.random.default_rng(0).permutation(len(rows.test))[:FAMILIAR_ROWS]
-    return rows.test.features[torch.from_numpy(np.sort(chosen))]
-
-
-def _distance_checks(rows: StudyRows) -> list[UnfamiliarCheck]:
-    """Return how well distances of the features tell rows of other origins apart."""
-    train, labels = rows.train.features.numpy(), rows.train.labels.numpy()
-    familiar = feature_distances(train, labels, _familiar(rows).numpy())
-    checks = []
-    for name, features in rows.unfamiliar.items():
-        found = feature_distances(train, labels, features.numpy())
-        scores = {score: [(familiar[score], values)] for score, values in found.items()}
-        checks += _checks(name, len(features), "features", None, scores)
-    return checks
-
-
-def _score_checks(name: str, beta: float | None, heads: Sequence[nn.Module], rows: StudyRows) -> list[UnfamiliarCheck]:
-    """Return how well the scores of one pass, or of some draws, tell rows of other origins apart."""
-    familiar, checks = _familiar(rows), []
-    inside = [_named_scores(_outputs(head, familiar, seed)) for seed, head in enumerate(heads)]
-    for other, features in rows.unfamiliar.items():
-        outside = [_named_scores(_outputs(head, features, seed)) for seed, head in enumerate(heads)]
-        scores = {score: [(a[score], b[score]) for a, b in zip(inside, outside, strict=True)] for score in inside[0]}
-        checks += _checks(other, len(features), name, beta, scores)
-    return checks
-
-
-def _named_scores(scores: RunScores) -> dict[str, Floats]:
-    return ood_scores(scores.logits, scores.rate, scores.draws)
-
-
-def _checks(
-    unfamiliar: str, rows: int, name: str, beta: float | None, scores: Mapping[str, Sequence[tuple[Floats, Floats]]]
-) -> list[UnfamiliarCheck]:
-    """Return one check per score, from its values (familiar, unfamiliar) of each run."""
-    checks = []
-    for score, runs in scores.items():
-        found = [detection_metrics(*values) for values in runs]
-        auroc, fpr95 = mean_of([each.auroc for each in found]), mean_of([each.fpr95 for each in found])
-        checks.append(
-            UnfamiliarCheck(
-                unfamiliar=unfamiliar, rows=rows, name=name, beta=beta, score=score, auroc=auroc, fpr95=fpr95
-            )
-        )
-    return checks
-
-
-def _aims(classifiers: Sequence[StudiedClassifier]) -> list[Aim]:
-    """Return the stated aims, each with its measurement."""
-
-    def value(classifier: StudiedClassifier, metric: str, kind: str, scaled: bool) -> float:
-        (found,) = (
-            each
-            for each in classifier.metrics
-            if (each.probabilities, each.draws, each.temperature is not None) == (kind, "mean", scaled)
-        )
-        mean: float = found[metric].mean
-        return mean
-
-    stock = classifiers[0]
-    vib = {each.beta: each for each in classifiers if each.name == "vib"}
-    vub = {each.beta: each for each in classifiers if each.name == "vub"}
-    aims = []
-    for beta, ours in vub.items():
-        linked, theirs = value(ours, "ece", "posterior", False), value(vib[beta], "ece", "softmax", False)
-        aims.append(
-            Aim(
-                aim=f"beta {beta:g}: ECE of VUB through the link at most {ECE_MARGIN:g} above VIB's, nothing fitted",
-                measured=f"{linked:.4f} against {theirs:.4f}",
-                met=linked <= theirs + ECE_MARGIN,
-            )
-        )
-        nll, best = value(ours, "nll", "posterior", True), value(stock, "nll", "softmax", True)
-        aims.append(
-            Aim(
-                aim=f"beta {beta:g}: NLL of VUB through the link no worse than the stock model's, with temperatures",
-                measured=f"{nll:.4f} against {best:.4f}",
-                met=nll <= best,
-            )
-        )
-    changed = sum(each.changed_classes or 0 for each in vub.values())
-    aims.append(Aim(aim="the link changes no predicted class", measured=f"{changed} rows changed", met=changed == 0))
-    gap = max(abs(check.coverage.mean - 1 + check.miscoverage) for each in classifiers for check in each.conformal)
-    aims.append(
-        Aim(
-            aim="coverage of conformal sets within 1 point of the target, mean over the splits, for every classifier",
-            measured=f"at most {100 * gap:.2f} points off",
-            met=gap <= COVERAGE_MARGIN,
-        )
-    )
-    return aims

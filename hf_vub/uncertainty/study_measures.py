@@ -11,9 +11,10 @@ from scipy.special import log_softmax, softmax
 
 from ..metrics.calibration import classwise_calibration_error
 from ..metrics.classification import Floats, classification_metrics, reliability_bins
-from ..metrics.temperature import fit_temperature
+from ..metrics.temperature import cross_fitted, fit_temperature
 from ..model.objectives import class_log_probabilities
 from ..runs.schema import ConformalCheck, Mean, ProbabilityMetrics, Reliability, RiskCurve
+from ..sweep.frontier import mean_of
 from .conformal import conformal_threshold, prediction_sets
 from .ood import ood_scores
 from .selective import risk_coverage
@@ -61,26 +62,6 @@ class Link:
         )
         found: Floats = linked.numpy()
         return found
-
-
-def mean_of(values: Sequence[float]) -> Mean:
-    """Return the mean and the standard deviation (n - 1) of some numbers."""
-    return Mean(mean=float(np.mean(values)), deviation=float(np.std(values, ddof=1)) if len(values) > 1 else None)
-
-
-def cross_fitted(log_scores: Floats, labels: Labels, seed: int = 0) -> tuple[Floats, tuple[float, float]]:
-    """Divide the scores of each random half of the rows by the temperature fitted on the other half.
-
-    Returns:
-        The scores (rows, classes), and the two temperatures.
-    """
-    order = np.random.default_rng(seed).permutation(len(labels))
-    halves = order[: len(order) // 2], order[len(order) // 2 :]
-    scaled, temperatures = np.empty_like(log_scores), []
-    for fitted, applied in (halves, halves[::-1]):
-        temperatures.append(fit_temperature(log_scores[fitted], labels[fitted]))
-        scaled[applied] = log_scores[applied] / temperatures[-1]
-    return scaled, (temperatures[0], temperatures[1])
 
 
 def probability_metrics(

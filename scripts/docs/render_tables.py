@@ -227,6 +227,67 @@ def _benchmark_notes(entry: Json) -> list[str]:
     return notes
 
 
+STUDIES = {"imdb": "IMDB"}
+
+
+def studied() -> Iterable[tuple[str, Json, Json]]:
+    """Yield the data set's name, the study and each classifier of the studies in ``results/calibration``."""
+    for name, shown in STUDIES.items():
+        study = read(f"calibration/{name}.json")
+        for classifier in study["classifiers"]:
+            yield shown, study, classifier
+
+
+def setting(classifier: Json) -> str:
+    """Return the name of a studied classifier with its beta."""
+    names = {"vanilla": "stock", "vib": "VIB", "vub": "VUB"}
+    beta = classifier["beta"]
+    return names[classifier["name"]] + ("" if beta is None else f", {beta:g}")
+
+
+def probabilities(classifier: Json, kind: str, draws: str) -> dict[bool, Json]:
+    """Return the metrics of one kind of probabilities, without and with a temperature."""
+    return {
+        each["temperature"] is not None: each
+        for each in classifier["metrics"]
+        if (each["probabilities"], each["draws"]) == (kind, draws)
+    }
+
+
+def calibration_rows(kinds: Sequence[tuple[str, str, str]]) -> list[list[str]]:
+    """Return a row per classifier and kind of probabilities: ECE and NLL without and with a temperature."""
+    rows = []
+    for data, _, classifier in studied():
+        for kind, draws, about in kinds:
+            found = probabilities(classifier, kind, draws)
+            if not found:
+                continue
+            raw, scaled = found[False], found[True]
+            name = setting(classifier) + (f" ({about})" if about and classifier["name"] == "vub" else "")
+            cells = [f"{each[metric]['mean']:.3f}" for metric in ("ece", "nll") for each in (raw, scaled)]
+            rows.append([data, name, percent(raw["accuracy"]["mean"]), *cells, f"{scaled['temperature']['mean']:.2f}"])
+    return rows
+
+
+CALIBRATED = ["data", "classifier, beta", "accuracy", "ECE", "ECE, temperature", "NLL", "NLL, temperature", "T"]
+
+
+def calibration() -> str:
+    """Render ECE and NLL of every classifier through the mean of z, as trained and through the link."""
+    kinds = [("softmax", "mean", "as trained"), ("posterior", "mean", "link")]
+    return markdown(CALIBRATED, calibration_rows(kinds))
+
+
+def calibration_draws() -> str:
+    """Render the same of VUB where the probabilities of draws of z are averaged."""
+    kinds = [
+        ("posterior", "mean", "mean of z, link"),
+        ("posterior", "averaged", "average of draws, then the link"),
+        ("posterior", "per draw", "link per draw, then the average"),
+    ]
+    return markdown(CALIBRATED, calibration_rows(kinds))
+
+
 def committed_bins() -> str:
     """Render the ECE of the committed IMDB runs, the link applied to the mean confidence of each bin."""
     groups: dict[tuple[str, float], list[tuple[float, float, float]]] = {}
@@ -249,6 +310,72 @@ def committed_bins() -> str:
     return markdown(["classifier, beta", "runs", "NLL as trained", "ECE as trained", "ECE, link"], rows)
 
 
+def conformal() -> str:
+    """Render the coverage of conformal sets, the share answered, and the error among the answers."""
+    rows = []
+    for data, _, classifier in studied():
+        for check in classifier["conformal"]:
+            error = check["error_answered"]
+            rows.append(
+                [
+                    *(data, setting(classifier), f"{1 - check['miscoverage']:.0%}", f"{check['coverage']['mean']:.2%}"),
+                    *(f"{100 * check['worst_gap']:.1f}", percent(check["answered"]["mean"])),
+                    "-" if error is None else f"{error['mean']:.2%}",
+                ]
+            )
+    columns = ["data", "classifier, beta", "target", "coverage, mean of 20 splits", "worst split off by (points)"]
+    return markdown([*columns, "answered", "errors among answers"], rows)
+
+
+def risk_coverage() -> str:
+    """Render the area under the risk-coverage curve of every score that may order the rows."""
+    names = ("posterior", "max_probability", "entropy", "energy", "rate", "mutual_information")
+    rows = []
+    for data, _, classifier in studied():
+        areas = classifier["aurc"]
+        rows.append([data, setting(classifier), *(f"{areas[n]['mean']:.4f}" if n in areas else "-" for n in names)])
+    return markdown(["data", "classifier, beta", *(name.replace("_", " ") for name in names)], rows)
+
+
+def confidence() -> str:
+    """Render p* next to the median confidence on training rows."""
+    rows = []
+    for name, shown in STUDIES.items():
+        for check in read(f"calibration/{name}.json")["confidence"]:
+            values = f"{check['predicted']:.3f}", f"{check['measured']['mean']:.3f}"
+            rows.append([shown, f"{check['entropy_weight']:g}", *values])
+    return markdown(["data", "w", "p\\*", "median confidence on training rows"], rows)
+
+
+def unfamiliar() -> str:
+    """Render the AUROC of every score on rows of another origin; of VIB and VUB the best of all betas."""
+    shown = [
+        *(("features", "mahalanobis"), ("features", "knn"), ("vanilla", "max_probability"), ("vanilla", "energy")),
+        *(("vib", "max_probability"), ("vib", "rate")),
+        *(("vub", "max_probability"), ("vub", "mutual_information"), ("vub", "rate")),
+    ]
+    names = {"features": "features", "vanilla": "stock", "vib": "VIB", "vub": "VUB"}
+    titles = [f"{names[who]}: {score.replace('_', ' ')}" for who, score in shown]
+    rows = []
+    for name, data in STUDIES.items():
+        checks = read(f"calibration/{name}.json")["unfamiliar"]
+        for origin in dict.fromkeys(check["unfamiliar"] for check in checks):
+            here = [check for check in checks if check["unfamiliar"] == origin]
+            best = [max(c["auroc"]["mean"] for c in here if (c["name"], c["score"]) == key) for key in shown]
+            cells = [f"**{value:.3f}**" if value == max(best) else f"{value:.3f}" for value in best]
+            rows.append([data, f"{origin} ({here[0]['rows']})", *cells])
+    return markdown(["data", "other rows", *titles], rows)
+
+
+def aims() -> str:
+    """Render the stated aims of the studies and what was measured."""
+    rows = []
+    for name, shown in STUDIES.items():
+        for aim in read(f"calibration/{name}.json")["aims"]:
+            rows.append([shown, aim["aim"], aim["measured"], "met" if aim["met"] else "**not met**"])
+    return markdown(["data", "aim", "measured", "verdict"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "headline": headline,
     "quickstart": quickstart,
@@ -259,7 +386,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "report-cards": report_cards,
     "claims-imdb": lambda: claims("imdb"),
     "claims-cifar10": lambda: claims("cifar10"),
+    "calibration": calibration,
+    "calibration-aims": aims,
     "calibration-committed": committed_bins,
+    "calibration-draws": calibration_draws,
+    "confidence": confidence,
+    "conformal": conformal,
+    "risk-coverage": risk_coverage,
+    "unfamiliar": unfamiliar,
     "benchmark": lambda: benchmark("features", "texts", "models"),
     "benchmark-imdb": lambda: benchmark("imdb"),
 }
