@@ -20,6 +20,7 @@ from hf_vub import metrics
 from hf_vub.metrics import intervals
 from hf_vub.model import information, objectives, trust
 from hf_vub.runs.schema import read_result
+from hf_vub.training import schedules
 
 
 def test_the_min_term_has_weight_one_by_default():
@@ -325,3 +326,48 @@ def test_the_papers_decay_needs_epochs_to_count(tmp_path):
     run = trainer(tmp_path, dataset=Stream(), lr_decay="paper", max_steps=2)
     with pytest.raises(ValueError, match="^lr_decay='paper' counts epochs, and this train_dataset has no length$"):
         run.train()
+
+
+def test_a_schedule_has_four_cycles_and_rises_for_half_of_each():
+    found = [schedules.scheduled_beta("cyclic", 1.0, step, 16) for step in range(6)]
+    assert found == [0, 0.5, 1, 1, 0, 0.5]
+    assert schedules.scheduled_beta("linear", 1.0, 4, 16) == 0.5
+
+
+def test_probabilities_are_those_of_the_last_axis_and_the_softmax_by_default():
+    logits = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(objectives.class_log_probabilities(logits), logits.log_softmax(-1))
+    posterior = objectives.class_log_probabilities(logits, probabilities="posterior", temperature=2.0)
+    rows = [objectives.class_log_probabilities(row, probabilities="posterior", temperature=2.0) for row in logits[0]]
+    torch.testing.assert_close(posterior[0], torch.stack(rows))
+    torch.testing.assert_close(posterior.exp().sum(-1), torch.ones(2, 3))
+
+
+def test_a_card_shows_the_names_that_it_is_given(tmp_path):
+    run = trainer(tmp_path)
+    run.create_model_card("en", "mit", ["small"], "my-name", finetuned_from="my-base", dataset=["my-data", "other"])
+    result = read_result(tmp_path / "result.json")
+    assert (result.model, result.base_model, result.dataset) == ("my-name", "my-base", "my-data")
+    assert result.card == {"language": "en", "license": "mit", "tags": ["small"]}
+
+
+def test_a_push_in_mid_training_takes_code_preprocessing_and_rows_along(tmp_path, monkeypatch):
+    pushed = []
+    monkeypatch.setattr(Trainer, "_push_from_checkpoint", lambda run, folder: pushed.append(folder))
+    run = trainer(tmp_path / "out")
+    step = tmp_path / "out" / "checkpoint-1"
+    step.mkdir(parents=True)
+    names = {"modeling_vub.py", "preprocessor_config.json", "training_rows.safetensors"}
+    for name in (*names, "optimizer.pt"):
+        (step / name).touch()
+    run._push_from_checkpoint(str(step))
+    assert {path.name for path in (tmp_path / "out").iterdir() if path.is_file()} == names
+    assert pushed == [str(step)]
+
+
+def test_the_revision_of_an_adapter_is_that_of_its_model(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(trust, "find_adapter_config_file", lambda name, **options: asked.append((name, options)))
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    trust.read_config(tmp_path, revision="dev", dtype="float32")
+    assert asked == [(str(tmp_path), {"revision": "dev"})]
