@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .classification import Floats, to_numpy
+from .intervals import check_confidence
+from .robustness import booleans
 
 _BLOCK = 4_000_000  # bounds the memory of resamples, in numbers
 
@@ -74,8 +76,8 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> float:
     """
     from scipy.stats import binomtest
 
-    one, other = _booleans("first", first), _booleans("second", second)
-    if len(one) != len(other):
+    one, other = booleans("first", first), booleans("second", second)
+    if not len(one) == len(other) > 0:
         raise ValueError(f"first and second must be pairs, but have {len(one)} and {len(other)} examples")
     only_first, only_second = int(np.sum(one & ~other)), int(np.sum(other & ~one))
     return float(binomtest(only_first, only_first + only_second).pvalue) if only_first + only_second else 1.0
@@ -186,8 +188,7 @@ def holm(p_values: Sequence[float] | ArrayLike) -> list[float]:
 
 def _resampled_means(differences: Floats, confidence: float, resamples: int, seed: int) -> Floats:
     """Return the mean difference of every resample of rows and columns; resamples without a pair are left out."""
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, but is {confidence}")
+    check_confidence(confidence)
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, but is {resamples}")
     rng = np.random.default_rng(seed)
@@ -236,10 +237,3 @@ def _table(name: str, values: ArrayLike) -> Floats:
 def _are_shares(values: ArrayLike) -> bool:
     table = _table("values", values)
     return bool(np.all(np.isnan(table) | ((table >= 0) & (table <= 1))))
-
-
-def _booleans(name: str, values: ArrayLike) -> NDArray[np.bool_]:
-    array = np.asarray(to_numpy(values))
-    if array.ndim != 1 or not len(array) or not (array.dtype == bool or np.all((array == 0) | (array == 1))):
-        raise ValueError(f"{name} must be a flat list of true and false, but is {array.dtype} of shape {array.shape}")
-    return array.astype(bool)

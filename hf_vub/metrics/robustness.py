@@ -53,9 +53,9 @@ def attack_summary(
         >>> attack_summary([True, True, False], [True, False, False])["attack_success_rate"]
         0.5
     """
-    before, after = _booleans("correct_before", correct_before), _booleans("correct_after", correct_after)
-    tried = np.ones_like(before) if attacked is None else _booleans("attacked", attacked)
-    wins = ~after if success is None else _booleans("success", success)
+    before, after = booleans("correct_before", correct_before), booleans("correct_after", correct_after)
+    tried = np.ones_like(before) if attacked is None else booleans("attacked", attacked)
+    wins = ~after if success is None else booleans("success", success)
     if not before.shape == after.shape == tried.shape == wins.shape:
         raise ValueError(
             "correct_before, correct_after, attacked and success must have the same length, but have "
@@ -80,7 +80,7 @@ def l2_summary(distances: ArrayLike, success: ArrayLike) -> Distances:
 
     The distances of failures are ignored; without a success both are None.
     """
-    values, wins = np.asarray(to_numpy(distances), dtype=np.float64), _booleans("success", success)
+    values, wins = np.asarray(to_numpy(distances), dtype=np.float64), booleans("success", success)
     if values.shape != wins.shape:
         raise ValueError(f"distances {values.shape} and success {wins.shape} must have the same shape")
     kept = values[wins]
@@ -91,7 +91,8 @@ def l2_summary(distances: ArrayLike, success: ArrayLike) -> Distances:
     return {"l2_mean": float(np.mean(kept)), "l2_median": float(np.median(kept))}
 
 
-def _booleans(name: str, values: ArrayLike) -> NDArray[np.bool_]:
+def booleans(name: str, values: ArrayLike) -> NDArray[np.bool_]:
+    """Return a flat list of true and false as an array; raise ValueError, naming it, for anything else."""
     array = np.asarray(to_numpy(values))
     if array.ndim != 1 or not (array.dtype == bool or np.all((array == 0) | (array == 1))):
         raise ValueError(f"{name} must be a flat list of true and false, but is {array.dtype} of shape {array.shape}")
