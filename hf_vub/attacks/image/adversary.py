@@ -117,6 +117,10 @@ class Attack(ABC):
             for epsilon, proposal in zip(epsilons, proposals, strict=True)
         ]
 
+    def members_for(self, classes: int, random: bool) -> tuple[str, ...]:
+        """Return the attacks of an ensemble that run on a predictor, in their order; none for a single attack."""
+        return ()
+
     def check_targeted(self) -> None:
         """Raise ValueError unless this attack can be given targets."""
         if not self.targeted:
