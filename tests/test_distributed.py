@@ -61,7 +61,7 @@ def one_and_two(tmp_path_factory):
     return one, two
 
 
-@pytest.mark.parametrize("job", ["train-vib", "train-vub", "shard"])
+@pytest.mark.parametrize("job", ["train-vib", "train-vub", "train-pgd", "train-trades", "shard"])
 def test_two_processes_train_what_one_does(one_and_two, job):
     one, two = (load_file(folder / f"{job}.safetensors") for folder in one_and_two)
     assert one.keys() == two.keys()

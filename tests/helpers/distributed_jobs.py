@@ -53,6 +53,36 @@ def train(folder, objective):
         save_file({**run.model.state_dict(), **evaluated}, folder / f"train-{objective}.safetensors")
 
 
+def train_against(folder, adversary):
+    """VUBTrainer with an adversary of images that starts at the images themselves: a random start would differ."""
+    from unittest import mock
+
+    from helpers.robust_toy import TwoFeatures, processor
+    from helpers.training import arguments
+    from hf_vub import VUBTrainer
+
+    model = build_model("convnext", num_labels=2, objective="vub", beta=0.1)
+    model.head.num_train_samples = 0
+    run = VUBTrainer(
+        model=model, train_dataset=TwoFeatures(4 * ROWS, 0), eval_dataset=TwoFeatures(10, 1),
+        processing_class=processor(),
+        args=arguments(
+            folder / f"train-{adversary}", adversary=adversary, epsilon="0.1", adversary_steps=2, ema_decay=0.5,
+            per_device_train_batch_size=ROWS // PROCESSES, num_train_epochs=1, optim="sgd", learning_rate=0.1,
+            gradient_accumulation_steps=2, robust_eval_rows=9, ddp_backend="gloo" if PROCESSES > 1 else None,
+        ),
+    )  # fmt: skip
+    with (
+        mock.patch("hf_vub.training.adversary.random_start", lambda pixels, *_: pixels),
+        mock.patch("hf_vub.training.adversary.torch.randn_like", torch.ones_like),
+    ):
+        run.train()
+        robust = run.evaluate()["eval_robust_accuracy"]
+    if run.is_world_process_zero():
+        state = {**run.model.state_dict(), "eval_robust_accuracy": torch.tensor(robust)}
+        save_file(state, folder / f"train-{adversary}.safetensors")
+
+
 def shard(folder):
     """FSDP2 itself: Accelerate turns it on for accelerators only."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -168,6 +198,8 @@ def main(folder):
     """All of them; text attacks where there is TextAttack."""
     for objective in ("vib", "vub"):
         train(folder, objective)
+    for adversary in ("pgd", "trades"):
+        train_against(folder, adversary)
     for job in (
         shard,
         sweep,
