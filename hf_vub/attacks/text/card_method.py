@@ -31,6 +31,8 @@ EDITED_SHARE = 0.5
 """Share of the words that random edits change, as far as the recipe's constraints allow."""
 RANDOM_DRAWS = 10
 """Randomly edited versions of each text."""
+CLEARLY = 0.25
+"""Difference between two shares of wrong draws of a random predictor that is more than chance."""
 MOST_RESTARTS = 10
 """Restarts in random order, as long as there are queries left."""
 
@@ -48,7 +50,10 @@ _BEAM = (
 )
 _LINK = "with rescaled log-odds the recipe fools the model on {rival:.1%} of texts, and with its own on {base:.1%}"
 _RANDOM = "random edits fool the model on {rival:.1%} of texts, and the recipe by its own score on {base:.1%}"
-_AVERAGED = "averaging draws the recipe fools the model on {rival:.1%} of texts, and asking it once on {base:.1%}"
+_AVERAGED = (
+    "averaging draws the recipe leaves clearly more wrong draws on {rival:.1%} of texts than asking once for each "
+    "query, and clearly fewer on {base:.1%}"
+)
 
 
 @dataclass(frozen=True)
@@ -128,8 +133,12 @@ class CardMethod(Method[TextReportCard]):
         if own["status"] == "attacked":
             outcomes = {"own": self._is_fooled(own, label)}
             queries = {"own": own["queries"]}
-            for name, rival in self._rivals(key, text, label).items():
+            rivals = self._rivals(key, text, label)
+            for name, rival in rivals.items():
                 outcomes[name], queries[name] = self._is_fooled(rival, label), rival.get("queries", 0)
+            if "single" in rivals:
+                ends = (each.get("perturbed_text") or text for each in (own, rivals["single"]))
+                record["wrong_draws"] = [self._share_of_wrong_draws(end, label) for end in ends]
             for name in ("every_candidate", "beam"):
                 found, asked = outcomes["own"], own["queries"]
                 if self.guides and not found:  # what the recipe finds, a stronger search is granted
@@ -199,9 +208,12 @@ class CardMethod(Method[TextReportCard]):
         return text is not None and self._is_wrong(text, label)
 
     def _is_wrong(self, text: str, label: int) -> bool:
-        draws = self.options.redraws if self.declared.draws else 1
-        wrong = self.declared([text] * draws).argmax(dim=-1) != label
-        return bool(wrong.double().mean() > 0.5)
+        return self._share_of_wrong_draws(text, label) > 0.5
+
+    def _share_of_wrong_draws(self, text: str, label: int) -> float:
+        """Return how many of the draws of the declared predictor misclassify a text: 0 or 1 if it is not random."""
+        wrong = self.declared([text] * max(1, self.options.redraws)).argmax(dim=-1) != label
+        return float(wrong.double().mean())
 
     def _change(self, text: str) -> float:
         """Return the largest difference between the logits of two passes over a text."""
@@ -268,7 +280,9 @@ class CardMethod(Method[TextReportCard]):
                 Comparison("beam", guided, found["beam"], _BEAM, guided=True),
             ]
         if self.declared.draws:
-            comparisons.append(Comparison("eot", {"averaged": found["own"]}, found["single"], _AVERAGED))
+            averaged, single = np.array([record["wrong_draws"] for record in tried]).T
+            better = {"averaging": averaged > single + CLEARLY}
+            comparisons.append(Comparison("eot", better, single > averaged + CLEARLY, _AVERAGED))
         made = {check.name: check for check in compare(comparisons, self.reference.agreement)}
         if not self.declared.draws:
             made["eot"] = same_answers_check([record["change"] for record in tried])

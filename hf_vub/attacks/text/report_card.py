@@ -78,7 +78,7 @@ def make_text_card(
     | ``link`` | own finds no more when the log-odds are rescaled so that the median text is 98 % sure |
     | ``random_edits`` | 10 random edits of half of the words, without any search, find no more than own |
     | ``unbounded`` | a search by its own score that may write any words changes nearly every decision |
-    | ``eot`` | two passes agree; of a declared random predictor: averaging 20 draws finds no more than single queries |
+    | ``eot`` | two passes agree; of a declared random predictor: searching by 20 draws misleads no more than by one |
 
     A random predictor is attacked through an average of at least 20 draws; a text counts as misclassified when most of
     ``redraws`` fresh draws of the declared predictor misclassify it.
