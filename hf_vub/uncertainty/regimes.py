@@ -25,9 +25,10 @@ from ..model.information import label_entropy
 from ..runs.provenance import provenance, public_name
 from ..runs.schema import BottleneckMap, Regime, RivalDifference, RivalResult
 from ..sweep.baselines import early_stopped_mlp, logistic_regression
+from ..sweep.frontier import mean_of
 from ..sweep.heads import HeadRun, train_heads
 from .study import StudySettings, embed, load_rows
-from .study_measures import Link, mean_of
+from .study_measures import Link
 
 METRICS = ("accuracy", "nll", "ece")
 SETTINGS = 6

@@ -29,6 +29,7 @@ from ..runs.digests import digest
 from ..runs.files import read_json
 from ..runs.provenance import provenance, public_name
 from ..runs.schema import CalibrationStudy, ConfidenceCheck, MeasuredSetting, StudiedClassifier
+from ..sweep.frontier import mean_of
 from ..sweep.heads import HeadRun, train_heads
 from .study_aims import aims_of
 from .study_detection import DRAWS, FAMILIAR_ROWS, StudyRows, distance_checks, outputs_of, score_checks
@@ -39,7 +40,6 @@ from .study_measures import (
     aurc_by_score,
     conformal_checks,
     drawn_log_probabilities,
-    mean_of,
     probability_metrics,
     reliability,
     risk_curve,
