@@ -232,7 +232,7 @@ def test_the_attacks_with_a_targeted_form_are_listed():
 def test_a_missing_package_is_one_sentence(monkeypatch):
     import sys
 
-    monkeypatch.setitem(sys.modules, "pyautoattack", None)
+    monkeypatch.setitem(sys.modules, "pyautoattack.autoattack", None)
     model = Linear(3)
     pixels, labels = images_for(model, 2)
     with frozen(model), pytest.raises(ImportError, match=r'pip install "hf_vub\[image-attacks\]"'):
