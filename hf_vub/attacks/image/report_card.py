@@ -310,7 +310,7 @@ def _transfers(trial: Trial, attacks: _Attacks, sources: Sequence[_Source], outc
     if not close:
         shares = " and ".join(f"{source.agreement:.0%}" for source in sources)
         why = f"surrogates decide like the model on {shares} of the images, too few" if shares else (
-            "no surrogate could be made, as the model gives every image the same class"
+            "no surrogate could be made, as the model gives every other image the same class"
         )  # fmt: skip
         return [unknown(name, f"{why}: give a model to transfer from") for name in ("transfer", "single_step")]
     double = sorted({attacks.budget, min(1.0, 2 * attacks.budget)})

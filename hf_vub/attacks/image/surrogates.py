@@ -48,7 +48,7 @@ class Surrogate(NamedTuple):
 
 
 def make_surrogates(scorer: PixelModel, images: Tensor, fitting: Tensor, epsilon: float, seed: int) -> list[Surrogate]:
-    """Return models that imitate the decisions of ``scorer``; none where it gives every image the same class.
+    """Return models that imitate the decisions of ``scorer``; none where it decides alike on all of ``fitting``.
 
     Args:
         scorer: the classifier, frozen; a random one is imitated in what it decides on one draw per image.
@@ -57,6 +57,8 @@ def make_surrogates(scorer: PixelModel, images: Tensor, fitting: Tensor, epsilon
         epsilon: noisy copies move every pixel by up to this budget.
         seed: of weights, noise and order.
     """
+    if not len(fitting):
+        return []
     with seeded(seed, len(fitting)):
         copies = max(1, -(-_LEAST_ROWS // len(fitting)) - 1)
         noisy = [random_start(fitting, epsilon, "linf") for _ in range(copies)]
