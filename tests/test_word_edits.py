@@ -15,6 +15,7 @@ from helpers.training import Tokens, arguments, pad, trainer
 from hf_vub import VUBConfig, VUBForSequenceClassification, VUBTrainer
 from hf_vub.data import tokenize
 from hf_vub.data.word_edits import EditedTexts, WordEdit, edit_text, parse_edits, synonyms, typo
+from hf_vub.embeddings import extract
 
 TYPOS = (WordEdit("typos", 0.6),)
 
@@ -103,7 +104,7 @@ def test_pairs_are_edited_on_both_sides():
         ({"perturb": "typos:nan"}, "perturb is 'typos:nan'; it must be"),
         ({"perturb": "typos:0"}, "perturb typos has the share 0.0; it must be above 0 and at most 1"),
         ({"perturb": "typos:1.5"}, "perturb typos has the share 1.5"),
-        ({"consistency": 1.0}, "consistency is 1.0, but perturb names no edits"),
+        ({"consistency": 1.0}, "consistency is 1.0, but there is nothing to compare"),
         ({"perturb": "typos:0.1", "consistency": -1.0}, "consistency is -1.0; it must be at least 0"),
         ({"perturb": "typos:0.1", "smoothing": "delete:0.5"}, "perturb and smoothing are both set"),
     ],
@@ -220,3 +221,26 @@ def test_a_bad_row_is_named_also_in_a_doubled_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "compute_loss", poisoned)
     with pytest.raises(FloatingPointError, match=r"rate is nan for rows \d+ in a batch of rows"):
         run.train()
+
+
+def test_features_of_edited_copies_are_those_of_the_edited_texts(tmp_path):
+    """Copy after copy, cached, and the edits of as many epochs of training."""
+    tokenizer, data = word_tokenizer(), reviews(10)
+    torch.manual_seed(0)
+    model = VUBForSequenceClassification(VUBConfig(tiny_bert(tokenizer).config, num_labels=2)).eval()
+    options = {"processing_class": tokenizer, "dtype": "float32"}
+    copies = extract(model, data, tmp_path, perturb="typos:0.6", copies=2, noise_seed=3, **options)
+    assert copies.features.shape == (20, 16)
+    assert copies.labels.tolist() == data["label"][:] * 2
+    rows = EditedTexts(data, tokenizer, TYPOS, seed=3)
+    for copy in range(2):
+        rows.set_epoch(copy)
+        batch = tokenizer.pad(
+            [{"input_ids": row["input_ids"]} for row in rows.__getitems__(range(10))], return_tensors="pt"
+        )
+        expected = model.features(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        torch.testing.assert_close(copies.features[10 * copy : 10 * copy + 10], expected.detach(), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="noise and perturb are both set"):
+        extract(model, data, tmp_path, processing_class=tokenizer, perturb="typos:0.6", noise="delete:0.5")
+    with pytest.raises(ValueError, match="copies is 0"):
+        extract(model, data, tmp_path, processing_class=tokenizer, perturb="typos:0.6", copies=0)

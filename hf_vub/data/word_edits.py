@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from datasets import Dataset
 
+from .columns import find_column
 from .preprocessing import EpochRows, Example, clean_text, encode_texts, max_text_length
 
 if TYPE_CHECKING:
@@ -139,6 +140,40 @@ def synonyms(word: str) -> tuple[str, ...]:
 
 
 _EDITS: dict[str, Callable[[str, np.random.Generator], str]] = {"typos": typo, "synonyms": synonym}
+
+
+def edited_copies(
+    dataset: Dataset, edits: Sequence[WordEdit], copies: int = 1, seed: int = 0, *, column: str | None = None
+) -> Dataset:
+    """Return edited copies of texts as rows: the first copy of every row, then the second of every row, and so on.
+
+    Copy k of a row has the edits of epoch k of `EditedTexts`.
+
+    Args:
+        dataset: with a column of texts, and ``text_pair`` if texts are pairs.
+        edits: of the words.
+        copies: of each row.
+        seed: of all random choices.
+        column: of the texts, if it has an unusual name.
+
+    Raises:
+        ValueError: fewer than one copy, or no column of texts.
+    """
+    if copies < 1:
+        raise ValueError(f"copies is {copies}; it must be at least 1")
+    column = find_column(dataset, "text", column)
+    columns = [column, *(["text_pair"] if "text_pair" in dataset.column_names and column == "text" else [])]
+    rows = dataset.with_format(None).select_columns(columns)[:]
+    edited: dict[str, list[str]] = {name: [] for name in columns}
+    for copy in range(copies):
+        for row in range(len(dataset)):
+            generator = np.random.default_rng([seed, copy, row])
+            for name in columns:
+                edited[name].append(edit_text(clean_text(rows[name][row] or ""), edits, generator))
+    others = dataset.select(np.tile(np.arange(len(dataset)), copies)).remove_columns(columns)
+    for name in columns:
+        others = others.add_column(name, edited[name])
+    return others
 
 
 class EditedTexts(EpochRows):

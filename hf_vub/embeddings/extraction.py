@@ -28,6 +28,7 @@ from ..data.noise import parse_noise
 from ..data.noisy_rows import noisy_copies
 from ..data.preprocessing import Example, ImageProcessor
 from ..data.streams import materialize
+from ..data.word_edits import edited_copies, parse_edits
 from ..runs.digests import backbone_digest, digest
 from ..runs.processes import processes
 from .cache import Features, UnfinishedFeatures, cache_lock
@@ -62,6 +63,7 @@ def extract(
     noise: str | None = None,
     copies: int = 1,
     noise_seed: int = 0,
+    perturb: str | None = None,
 ) -> Features:
     """Return the features of every row, from the cache or from one pass of the model in evaluation mode.
 
@@ -88,6 +90,8 @@ def extract(
         noise: take noisy copies of the texts, "delete:0.95" or "mask:0.7", for the heads of a smoothed classifier.
         copies: of each text; the features are those of the first copy of every row, then of the second, and so on.
         noise_seed: of the copies.
+        perturb: take copies of the texts with random edits instead, "typos:0.15" or "synonyms:0.2", for heads that have
+            seen them.
 
     Returns:
         The features, memory-mapped, rows in the order of ``dataset``.
@@ -109,6 +113,10 @@ def extract(
         raise TypeError(f"dataset is a {type(dataset).__name__}; it must be a datasets.Dataset or IterableDataset")
     if len(dataset) == 0:
         raise ValueError("dataset is empty; there is nothing to extract features from")
+    if perturb is not None:
+        if noise is not None:
+            raise ValueError("noise and perturb are both set; take copies of one kind")
+        dataset = edited_copies(dataset, parse_edits(perturb), copies, noise_seed, column=text_column)
     if noise is not None:
         mask = getattr(processing_class, "mask_token", None) or "[MASK]"
         dataset = noisy_copies(dataset, parse_noise(noise), copies, noise_seed, column=text_column, mask=mask)
