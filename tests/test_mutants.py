@@ -131,7 +131,10 @@ def test_the_best_checkpoint_is_described_by_its_own_evaluation(tmp_path):
     assert best != max(logged), "the last step must not be the best"
     run.evaluate = lambda *args, **options: pytest.fail("it evaluated again")
     run.create_model_card()
-    assert read_result(tmp_path / "out" / "result.json")["metrics"]["nll"] == pytest.approx(logged[best])
+    result = read_result(tmp_path / "out" / "result.json")
+    assert result["metrics"]["nll"] == pytest.approx(logged[best])
+    assert (result.best_step, result.num_validation) == (best, 64)
+    assert result.data_rows.endswith("64 rows; the best checkpoint was chosen on eval_dataset")
 
 
 def test_evaluation_weighs_the_rate_with_the_configured_beta(tmp_path):
