@@ -93,15 +93,16 @@ def frontier_figure(suggestion: SuggestionResult) -> "Figure":
         for (objective, weight), points in groups.items():
             _frontier_lines(upper, lower, objective, weight, points, suggestion.criterion)
         chosen = next(each for each in suggestion.frontier if _is_chosen(each, suggestion))
-        shown: dict[str, Any] = {"marker": "o", "markersize": 13, "markerfacecolor": "none", "linestyle": "none"}
+        shown: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "linestyle": "none"}
         upper.plot([chosen.rate.mean], [_nll(chosen, suggestion.criterion)], color="black", label="chosen", **shown)
         lower.plot([chosen.rate.mean], [chosen.accuracy.mean], color="black", **shown)
+        lower.margins(y=0.25)
         lower.set_xscale("symlog", linthresh=0.1)
         lower.set_xlabel("mean rate (nats): less is more compression")
         lower.set_ylabel("accuracy")
         how = "through the link" if suggestion.criterion == "link" else "with temperature"
         upper.set_ylabel(f"validation NLL {how} (nats)")
-        upper.legend(loc="best")
+        upper.legend(loc="best", labelspacing=0.8)
     return figure
 
 

@@ -227,7 +227,7 @@ def _benchmark_notes(entry: Json) -> list[str]:
     return notes
 
 
-STUDIES = {"imdb": "IMDB"}
+STUDIES = {"imdb": "IMDB", "cifar10": "CIFAR-10"}
 
 
 def studied() -> Iterable[tuple[str, Json, Json]]:
@@ -286,6 +286,44 @@ def calibration_draws() -> str:
         ("posterior", "per draw", "link per draw, then the average"),
     ]
     return markdown(CALIBRATED, calibration_rows(kinds))
+
+
+def suggested() -> Iterable[tuple[str, Json]]:
+    """Yield the data set's name and the check of each suggestion in ``results/calibration``."""
+    for name, shown in STUDIES.items():
+        if (RESULTS / "calibration" / f"{name}-suggestion.json").exists():
+            yield shown, read(f"calibration/{name}-suggestion.json")
+
+
+def suggestion() -> str:
+    """Render each suggested setting with its NLL on rows that decided nothing."""
+    rows = []
+    for data, check in suggested():
+        chosen = check["suggestion"]
+        about = f"{chosen['objective'].upper()}, beta {chosen['beta']:g}, w {chosen['entropy_weight']:g}"
+        best = f"{check['best_nll']:.4f} ± {check['best_standard_error']:.4f}"
+        counts = f"{chosen['num_validation']:,}", f"{check['num_check']:,}"
+        rows.append([data, about, *counts, f"{check['chosen_nll']:.4f}", best, "yes" if check["within"] else "**no**"])
+    columns = ["data", "suggested", "rows that decided", "other rows", "NLL there", "lowest NLL of the grid there ± SE"]
+    return markdown([*columns, "within one SE"], rows)
+
+
+def frontier() -> str:
+    """Render every setting of the suggestions on the rows that decided; the chosen one is bold."""
+    rows = []
+    names = ("objective", "beta", "entropy_weight")
+    for data, check in suggested():
+        chosen = check["suggestion"]
+        for point in chosen["frontier"]:
+            objective_name = point["objective"].upper()
+            if all(point[name] == chosen[name] for name in names):
+                objective_name = f"**{objective_name}**"
+            nll = f"{point['nll']:.4f} ± {point['nll_standard_error']:.4f}"
+            cells = [f"{point['rate']['mean']:.2f}", percent(point["accuracy"]["mean"]), nll]
+            weight = f"{point['entropy_weight']:g}" if point["objective"] == "vub" else "-"
+            rows.append([data, objective_name, f"{point['beta']:g}", weight, *cells, f"{point['nll_calibrated']:.4f}"])
+    columns = ["data", "objective", "beta", "w", "rate (nats)", "accuracy", "NLL, link ± SE", "NLL, temperature"]
+    return markdown(columns, rows)
 
 
 def committed_bins() -> str:
@@ -392,7 +430,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "calibration-draws": calibration_draws,
     "confidence": confidence,
     "conformal": conformal,
+    "frontier": frontier,
     "risk-coverage": risk_coverage,
+    "suggestion": suggestion,
     "unfamiliar": unfamiliar,
     "benchmark": lambda: benchmark("features", "texts", "models"),
     "benchmark-imdb": lambda: benchmark("imdb"),
