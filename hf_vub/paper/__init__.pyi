@@ -1,5 +1,14 @@
 from .experiments import comparison, experiment
+from .guided import GuidedSettings, guided_search
 from .report import write_report
 from .reproduction import compare, reproduce
 
-__all__ = ["compare", "comparison", "experiment", "reproduce", "write_report"]
+__all__ = [
+    "GuidedSettings",
+    "compare",
+    "comparison",
+    "experiment",
+    "guided_search",
+    "reproduce",
+    "write_report",
+]
