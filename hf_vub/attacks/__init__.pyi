@@ -1,5 +1,5 @@
-from .image.attack import attack_image
 from .cards import report_card
+from .image.attack import attack_image
 from .text.attack import attack_text, attack_text_heads, wrapper
 from .text.heads import shared_heads
 
