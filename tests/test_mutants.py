@@ -374,3 +374,28 @@ def test_the_revision_of_an_adapter_is_that_of_its_model(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     trust.read_config(tmp_path, revision="dev", dtype="float32")
     assert asked == [(str(tmp_path), {"revision": "dev"})]
+
+
+def test_which_files_of_a_tokenizer_may_be_saved(tmp_path):
+    """A vocabulary under another name is copied; tokenizer.json is written anew, wherever it was read."""
+    for name in ("secret.txt", "vocab.txt"):
+        (tmp_path / name).touch()
+
+    def check(name_or_path="user/model", chat_template=None, **files):
+        usual = {"vocab_file": "vocab.txt", "tokenizer_file": "tokenizer.json"}
+        options = {"chat_template": chat_template, "vocab_files_names": usual, "init_kwargs": files}
+        trust.check_processor(SimpleNamespace(name_or_path=name_or_path, **options))
+
+    secret = str(tmp_path / "secret.txt")
+    check(tokenizer_file=secret)
+    check(vocab_file=str(tmp_path / "vocab.txt"))
+    check(vocab_file=str(tmp_path / "nowhere.txt"))
+    check(vocab_file=None)
+    check(name_or_path="", vocab_file=secret)
+    with pytest.raises(ValueError, match=f"^tokenizer_config.json of user/model has vocab_file='{secret}', a file of"):
+        check(vocab_file=secret)
+    check(chat_template="{{ x }}")
+    check(chat_template={"default": "x", "tool_use": "y"})
+    for name in ("../up", "a/b", "a\\b"):
+        with pytest.raises(ValueError, match=rf"^processing_class has a chat template named {re.escape(repr(name))}; "):
+            check(chat_template={"default": "x", name: "y"})
