@@ -336,7 +336,7 @@ def job(cache: Path, slow: bool = False, launcher: tuple[str, ...] = (), **envir
 
 def test_of_two_jobs_one_computes_and_the_other_waits(tmp_path):
     jobs = [job(tmp_path / "cache", slow=True) for _ in range(2)]
-    outputs = [process.communicate(timeout=120)[0].split() for process in jobs]
+    outputs = [process.communicate(timeout=600)[0].split() for process in jobs]
     assert sorted(int(calls) for calls, _ in outputs) == [0, 21]
     assert len({key for _, key in outputs}) == 1
 
@@ -349,7 +349,7 @@ def test_a_job_killed_outright_leaves_nothing_that_blocks_or_misleads(tmp_path):
     killed.kill()
     killed.communicate()
     assert not list((tmp_path / "cache").glob("*.safetensors"))
-    calls, key = job(tmp_path / "cache").communicate(timeout=120)[0].split()
+    calls, key = job(tmp_path / "cache").communicate(timeout=600)[0].split()
     assert int(calls) < 21
     fresh = extract(TextModel(), datasets.Dataset.from_dict(token_rows()), tmp_path, dtype="float32", batch_size=2)
     assert torch.equal(Features.load(tmp_path / "cache" / f"{key}.safetensors").features, fresh.features)
@@ -360,7 +360,7 @@ def test_three_processes_share_the_rows_and_change_no_bit(tmp_path):
     """Two of them do so in ``test_distributed``."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3")
     launched = job(tmp_path / "cache", launcher=launcher, ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
-    output, errors = launched.communicate(timeout=300)
+    output, errors = launched.communicate(timeout=600)
     assert launched.returncode == 0, errors
     fresh = extract(TextModel(), datasets.Dataset.from_dict(token_rows()), tmp_path, dtype="float32", batch_size=2)
     shared = Features.load(tmp_path / "cache" / fresh.path.name)
