@@ -4,6 +4,7 @@
     python scripts/attack_text.py --model runs/my-model --dataset reviews.parquet --recipe pwws --num_examples 100
     python scripts/attack_text.py --model runs/stock runs/vib runs/vub --dataset imdb --output_dir runs/pwws --bf16
     python scripts/attack_text.py --model runs/vub --dataset imdb --guide runs/stock --search both --output_dir runs/dwb
+    python scripts/attack_text.py --model runs/vub --dataset imdb --guide runs/stock --report_card --output_dir runs/vub
     accelerate launch scripts/attack_text.py --model ... --dataset ... --output_dir runs/pwws --recipe pwws
 
 What is attacked: texts of the test split, of a file without splits all texts. If the model was trained on that very
@@ -19,6 +20,8 @@ Guide: a recipe climbs the score of the model that it attacks, and gives up wher
 model's decisions do. --guide names another classifier, best the stock model: the search climbs its score, and the model
 decides. --search both makes both searches of every text and counts the worse outcome.
 
+Report card: --report_card checks instead whether the model's score hides its mistakes, and writes report_card.json.
+
 Recipes: deepwordbug, pwws, or the class name of any TextAttack recipe against classifiers. DeepWordBug reads NLTK's
 stopwords, and PWWS reads its WordNet too: --prefetch downloads both, and says what to do without a network.
 """
@@ -26,6 +29,7 @@ stopwords, and PWWS reads its WordNet too: --prefetch downloads both, and says w
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hf_vub.command_line import command, parse
 
@@ -35,6 +39,8 @@ SHOWN = (
     *("words_perturbed_mean", "queries_mean", "stopwords", "seconds"),
 )
 SHOWN_IF_KNOWN = ("guide", "search", "num_unconfirmed")
+VERDICTS = {True: "pass", False: "FAIL", None: "open"}
+CARD_EXAMPLES, EXAMPLES = 64, 200
 
 
 @dataclass
@@ -47,7 +53,9 @@ class Arguments:
     dataset: str = field(default="", metadata={"help": "Hub name, parquet/CSV/JSON file or folder (required)."})
     recipe: str = field(default="deepwordbug", metadata={"help": "deepwordbug, pwws or a TextAttack class name."})
     output_dir: str | None = field(default=None, metadata={"help": "Folder of the run; nothing is saved without it."})
-    num_examples: int = field(default=200, metadata={"help": "Texts to attack."})
+    num_examples: int | None = field(
+        default=None, metadata={"help": "Texts to attack: 200 by default, 64 for a report card."}
+    )
     how: str = field(default="stratified", metadata={"help": "stratified (seeded, by class) or first (as the paper)."})
     seed: int = field(default=0, metadata={"help": "Seed of the choice of texts and of the attack."})
     noise: str = field(default="mean", metadata={"help": "Declared predictor: mean, sampled or averaged:K."})
@@ -69,6 +77,17 @@ class Arguments:
     search: str | None = field(
         default=None,
         metadata={"help": "own, guided (the default with a guide), or both, the worse outcome of each text."},
+    )
+    report_card: bool = field(
+        default=False, metadata={"help": "Check if the model's score hides its mistakes instead."}
+    )
+    transfer_from: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Further checkpoints whose adversarial texts the report card tries, next to the guide's."},
+    )
+    query_factor: int | None = field(
+        default=None,
+        metadata={"help": "The report card's stronger searches may ask so many times as often; 10 by default."},
     )
     split: str | None = field(default=None, metadata={"help": "Split of the data set; its test split by default."})
     text_column: str | None = field(
@@ -103,11 +122,50 @@ def main() -> None:
     for name in ("model", "dataset"):
         if not getattr(arguments, name):
             raise ValueError(f"--{name} is missing: see --help")
+    options = {name: value for name, value in vars(arguments).items() if name not in ("prefetch", "bf16", "model")}
+    report_card = options.pop("report_card")
+    if options["num_examples"] is None:
+        options["num_examples"] = CARD_EXAMPLES if report_card else EXAMPLES
+    if report_card:
+        _card(arguments, options)
+    else:
+        _attack(arguments, options)
+    if arguments.output_dir is None:
+        sys.stderr.write("nothing was saved: name an --output_dir to keep the result and its records\n")
+
+
+def _card(arguments: Arguments, options: dict[str, Any]) -> None:
+    """Make the report card and print its checks."""
+    from hf_vub.attacks.text.report_card import make_text_card
+    from hf_vub.runs.processes import processes
+
+    if len(arguments.model) != 1:
+        raise ValueError(f"--report_card checks one model, but got {', '.join(arguments.model)}")
+    for name in ("search", "query_budget", "bf16"):
+        if value := getattr(arguments, name):
+            raise ValueError(f"--{name} has no meaning for --report_card, but got {value}")
+        options.pop(name, None)
+    if options["query_factor"] is None:
+        options.pop("query_factor")
+    card = make_text_card(arguments.model[0], **options)
+    if not processes().is_main_process:
+        return
+    print(f"{'rows':18}{card.data_rows}")
+    print(f"{'guide':18}{card.guide}")
+    for check in card.checks:
+        print(f"{check.name:18}{VERDICTS[check.passed] if check.applies else '-':6}{check.why}")
+    print(f"{'all':18}{VERDICTS[card.passed]}")
+
+
+def _attack(arguments: Arguments, options: dict[str, Any]) -> None:
+    """Attack the models and print what became of them."""
     from hf_vub.attacks import attack_text, attack_text_heads, shared_heads
     from hf_vub.reports.examples import write_examples
     from hf_vub.runs.processes import processes
 
-    options = {name: value for name, value in vars(arguments).items() if name not in ("prefetch", "bf16", "model")}
+    for name in ("transfer_from", "query_factor"):
+        if options.pop(name):
+            raise ValueError(f"--{name} belongs to --report_card")
     options["dtype"] = "bfloat16" if arguments.bf16 else None
     if len(arguments.model) == 1:
         results = [attack_text(arguments.model[0], **options)]
@@ -124,12 +182,10 @@ def main() -> None:
         if outcomes := [result.searches[search] for result in results if result.searches]:
             rates = [f"{_shown(each.attack_success_rate)} ({each.num_alone} alone)" for each in outcomes]
             print(f"{f'success, {search}':24}{'  '.join(f'{rate:24}' for rate in rates).rstrip()}")
-    if arguments.output_dir is None:
-        sys.stderr.write("nothing was saved: name an --output_dir to keep the result and its records\n")
-        return
-    for result in results:
-        for path in write_examples(Path(arguments.output_dir) / (result.head or "")):
-            print(f"{'examples':24}{path}")
+    if arguments.output_dir is not None:
+        for result in results:
+            for path in write_examples(Path(arguments.output_dir) / (result.head or "")):
+                print(f"{'examples':24}{path}")
 
 
 def _shown(value: object) -> str:

@@ -106,7 +106,10 @@ def measure_plateau(
 
 
 def compare(comparisons: Sequence[Comparison], agreement: float) -> list[Check]:
-    """Return one check per comparison; a rival that finds significantly more fails it."""
+    """Return one check per comparison; a rival that finds significantly more fails it.
+
+    A check is open where so few texts could not have failed it, or where it rests on a guide that agrees too rarely.
+    """
     worst = [min((_one_sided(rival, each.base), name) for name, rival in each.rival.items()) for each in comparisons]
     # Of several rivals the smallest p-value counts, so it is multiplied by how many there are.
     tests = [min(1.0, p * len(each.rival)) for (p, _), each in zip(worst, comparisons, strict=True)]
@@ -116,12 +119,15 @@ def compare(comparisons: Sequence[Comparison], agreement: float) -> list[Check]:
         failed = p_value < ALPHA
         vague = each.guided and not failed and agreement < LEAST_AGREEMENT
         why = f"{each.sentence.format(name=name, rival=rival.mean(), base=base.mean())} (p = {p_value:.2g})"
-        if vague:
+        few = 0.5 ** len(base) * len(comparisons) >= ALPHA
+        if few:
+            why += f"; {len(base)} texts are too few to tell"
+        elif vague:
             why += f"; the guide decides like the model on {agreement:.1%} of texts only, too few to say more"
         checks.append(
             Check(
                 name=each.check,
-                passed=None if vague else not failed,
+                passed=None if few or vague else not failed,
                 why=why,
                 figures={
                     "success": float(base.mean()),
