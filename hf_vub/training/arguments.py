@@ -229,6 +229,10 @@ class ModelArguments:
     enlarge_to: int | None = field(
         default=None, metadata={"help": "Size in pixels to which the model itself enlarges images of image_size."}
     )
+    fold_unicode: bool = field(
+        default=False,
+        metadata={"help": "Read look-alike letters as plain ones, and no invisible characters, wherever it is used."},
+    )
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub checkpoint."})
 
 

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.canonical import fold_unicode
 from ..model.configuration_vub import VUBConfig
 from ..model.loading import TASKS, Task, load_classifier, load_processor, set_padding
 from ..model.timm_processing import timm_image_processor
@@ -41,7 +42,7 @@ def build_classifier(task: Task, arguments: ModelArguments, names: list[str], la
         ValueError: for options out of range, or a checkpoint of another kind.
         OSError: there is no such checkpoint.
     """
-    _check_sizes(task, arguments)
+    _check_inputs(task, arguments)
     if arguments.objective == VANILLA and arguments.pooling not in ("auto", "stock"):
         raise ValueError(f"pooling is {arguments.pooling!r}, but a vanilla classifier pools in its own way: use 'auto'")
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
@@ -78,13 +79,17 @@ def build_classifier(task: Task, arguments: ModelArguments, names: list[str], la
     vars(network)["accepts_loss_kwargs"] = False
     if isinstance(processor, PreTrainedTokenizerBase):
         set_padding(network, processor)
+        if arguments.fold_unicode:
+            fold_unicode(processor)
     load_classifier(network, task, processor=processor)  # its checks
     return NewClassifier(network, processor)
 
 
-def _check_sizes(task: Task, arguments: ModelArguments) -> None:
-    """Raise ValueError for sizes of images that the model cannot have."""
+def _check_inputs(task: Task, arguments: ModelArguments) -> None:
+    """Raise ValueError for options of the other medium, and sizes of images that the model cannot have."""
     side, inner = arguments.image_size, arguments.enlarge_to
+    if arguments.fold_unicode and task == "image":
+        raise ValueError("fold_unicode is True, but the model classifies images; it is for texts")
     for name, value in (("image_size", side), ("enlarge_to", inner)):
         if value is not None and (task == "text" or value < 1):
             raise ValueError(f"{name} is {value}; it must be a size of images in pixels")

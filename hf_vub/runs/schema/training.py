@@ -33,6 +33,8 @@ class TrainResult(Result):
     from_scratch: bool | None = None
     image_size: int | None = nullable()
     """In pixels, where it was chosen."""
+    fold_unicode: bool | None = None
+    """The tokenizer reads look-alike letters as plain ones, and no invisible characters."""
     enlarge_to: int | None = None
     """Size in pixels to which the model itself enlarges images."""
     dataset: str
