@@ -215,9 +215,7 @@ class NoisyTexts(EpochRows):
         super().__init__(dataset, seed)
         self.dataset, self.tokens, self.noise, self.copies = dataset.with_format(None), tokens, noise, copies
 
-    def __getitems__(self, rows: Sequence[int]) -> list[Example]:
-        """Return several rows, tokenised together; PyTorch's loader asks for them this way."""
-        numbers = [range(len(self))[row] for row in rows]
+    def _prepare(self, numbers: list[int]) -> list[Example]:
         batch = self.dataset[numbers]
         mask = self.tokens.mask if self.noise.kind == "mask" else None
         texts = [clean_text(text).split() for text in batch["text"]]
@@ -264,9 +262,8 @@ class NoisyImages(EpochRows):
         if hasattr(self.rows, "set_epoch"):
             self.rows.set_epoch(epoch)
 
-    def __getitems__(self, rows: Sequence[int]) -> list[Example]:
-        """Return several rows, each with its noise."""
-        noisy = [self._noisy(range(len(self))[row]) for row in rows]
+    def _prepare(self, numbers: list[int]) -> list[Example]:
+        noisy = [self._noisy(row) for row in numbers]
         return [each[copy] for copy in range(self.copies) for each in noisy]
 
     def _noisy(self, row: int) -> list[Example]:

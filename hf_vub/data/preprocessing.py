@@ -239,6 +239,9 @@ class EpochRows(torch.utils.data.Dataset[Example]):
 
     def __getitems__(self, rows: Sequence[int]) -> list[Example]:
         """Return several rows, prepared together, the changed ones last; PyTorch's loader asks for them this way."""
+        return self._prepare([range(len(self))[row] for row in rows])
+
+    def _prepare(self, numbers: list[int]) -> list[Example]:
         raise NotImplementedError
 
 
@@ -271,9 +274,7 @@ class AugmentedImages(EpochRows):
         super().__init__(dataset, seed)
         self.dataset, self.flip, self.transform = dataset.with_format(None), flip, image_transform(processor)
 
-    def __getitems__(self, rows: Sequence[int]) -> list[Example]:
-        """Return several rows, preprocessed together; PyTorch's loader asks for them this way."""
-        numbers = [range(len(self))[row] for row in rows]
+    def _prepare(self, numbers: list[int]) -> list[Example]:
         batch = self.dataset[numbers]
         images = [self._augment(image, row) for image, row in zip(batch["image"], numbers, strict=True)]
         ready = self.transform({**batch, "image": images})

@@ -202,9 +202,7 @@ class EditedTexts(EpochRows):
         self.dataset, self.tokenizer, self.edits = dataset.with_format(None), tokenizer, edits
         self.max_length, self.both = max_text_length(tokenizer, wanted=max_length), both
 
-    def __getitems__(self, rows: Sequence[int]) -> list[Example]:
-        """Return several rows, tokenised together; PyTorch's loader asks for them this way."""
-        numbers = [range(len(self))[row] for row in rows]
+    def _prepare(self, numbers: list[int]) -> list[Example]:
         batch = self.dataset[numbers]
         columns = [batch[name] for name in ("text", "text_pair") if name in batch]
         edited: list[list[str]] = [[] for _ in columns]
