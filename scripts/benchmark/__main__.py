@@ -34,7 +34,7 @@ class Arguments:
         default="all",
         metadata={
             "help": "all, none, or some of heads, embedding, text_attacks, grid_attack, carlini_wagner, fine_tuning, "
-            "adversarial_training, inference, separated by commas."
+            "adversarial_training, certificates, inference, separated by commas."
         },
     )
     curves: str = field(

@@ -6,6 +6,7 @@ run, whichever is longer.
 """
 
 import contextlib
+import math
 import os
 import platform
 import time
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from hf_vub.compute import kernels
 from hf_vub.compute.cores import one_thread
@@ -231,3 +233,16 @@ def spread(values: Sequence[float]) -> Spread:
     """Return median and quartiles."""
     lower, middle, upper = np.quantile(values, [0.25, 0.5, 0.75])
     return Spread(median=float(middle), lower=float(lower), upper=float(upper))
+
+
+def flops_per_unit(workload: Workload) -> float:
+    """Return the floating point operations of one unit of a workload, which runs once."""
+    products = {torch.ops.mkldnn._linear_pointwise: _product_flops} if kernels.has_onednn() else {}
+    with FlopCounterMode(display=False, custom_mapping=products) as counter:
+        units = workload()
+    return counter.get_total_flops() / units
+
+
+def _product_flops(inputs: Any, weight: Any, *others: Any, out_shape: Any = None, **options: Any) -> int:
+    """Count the operations of oneDNN's product, unknown to torch's counter, which passes shapes instead of tensors."""
+    return 2 * math.prod(inputs) * weight[0]

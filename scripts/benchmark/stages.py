@@ -5,7 +5,6 @@ classes of transformers and TextAttack. Operations are counted by torch, those o
 """
 
 import gc
-import math
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,20 +14,19 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import baselines
 from adversarial import adversarial_training
+from certificates import certificates
 from hf_vub.attacks import attack_text, attack_text_heads
 from hf_vub.attacks.image.adversaries import CarliniWagner
 from hf_vub.compute import FastKernels
 from hf_vub.compute.contexts import frozen
-from hf_vub.compute.kernels import has_onednn
 from hf_vub.embeddings import extract
 from hf_vub.embeddings.pixels import PixelModel
 from hf_vub.runs.schema import BenchmarkEntry, TextAttackResult, TextCounts
 from hf_vub.sweep import HeadRun, train_heads
-from measuring import Bench, Comparison, Workload
+from measuring import Bench, Comparison, Workload, flops_per_unit
 from victims import TextVictim, image_victim
 
 Entries = Iterator[BenchmarkEntry]
@@ -115,7 +113,7 @@ def embedding(bench: Bench) -> Entries:
                 alternative=padded,
                 others={"bare forward": forward},
                 targets=_at_512_tokens(victim, {"cpu": 6.0, "cuda": 6.0}),
-                flops=_flops_per_unit(forward),
+                flops=flops_per_unit(forward),
                 dtype=dtype,
             )
         )
@@ -172,7 +170,7 @@ def _text_attack(
             ours=ours,
             alternative=stock_wrapper,
             targets=targets,
-            flops=_flops_per_unit(ours),
+            flops=flops_per_unit(ours),
             dtype=dtype,
         )
     )
@@ -221,7 +219,7 @@ def _grid_attack(bench: Bench, grid: dict[str, nn.Module], texts: list[str], lab
     one_by_one()
     alone = sum(computed) / few
     computed.clear()
-    flops = _flops_per_unit(together)
+    flops = flops_per_unit(together)
     watch.remove()
     entry = bench.compare(
         Comparison(
@@ -275,7 +273,7 @@ def carlini_wagner(bench: Bench) -> Entries:
                     ours=ours,
                     alternative=published,
                     targets={"cpu": target, "cuda": 2.0},
-                    flops=_flops_per_unit(ours),
+                    flops=flops_per_unit(ours),
                 )
             )
         yield replace(entry, mean_l2={name: distances[name] for name in ("ours", "alternative")})
@@ -325,7 +323,7 @@ def fine_tuning(bench: Bench) -> Entries:
                 ours=workload(ours),
                 alternative=workload(stock),
                 targets=UNDER_3_PERCENT,
-                flops=_flops_per_unit(one_step),
+                flops=flops_per_unit(one_step),
             )
         )
         gc.unfreeze()
@@ -357,7 +355,7 @@ def inference(bench: Bench) -> Entries:
                 ours=workload(victim.vub),
                 alternative=workload(victim.stock),
                 targets=UNDER_3_PERCENT,
-                flops=_flops_per_unit(workload(victim.stock)),
+                flops=flops_per_unit(workload(victim.stock)),
             )
         )
 
@@ -370,6 +368,7 @@ STAGES: dict[str, Callable[[Bench], Entries]] = {
     "carlini_wagner": carlini_wagner,
     "fine_tuning": fine_tuning,
     "adversarial_training": adversarial_training,
+    "certificates": certificates,
     "inference": inference,
 }
 
@@ -385,18 +384,6 @@ def _sample(texts: list[str], labels: list[int], budget: int, victim: TextVictim
     options: dict[str, Any] = {"num_examples": len(texts), "how": "first", "query_budget": budget}
     options |= {"max_length": victim.max_length, "progress": False}
     return Dataset.from_dict({"text": texts, "label": labels}), options
-
-
-def _flops_per_unit(workload: Workload) -> float:
-    products = {torch.ops.mkldnn._linear_pointwise: _product_flops} if has_onednn() else {}
-    with FlopCounterMode(display=False, custom_mapping=products) as counter:
-        units = workload()
-    return counter.get_total_flops() / units
-
-
-def _product_flops(inputs: Any, weight: Any, *others: Any, out_shape: Any = None, **options: Any) -> int:
-    """Count the operations of oneDNN's product, unknown to torch's counter, which passes shapes instead of tensors."""
-    return 2 * math.prod(inputs) * weight[0]
 
 
 def random_table(rows: int, size: int, classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
