@@ -1,7 +1,8 @@
 """Training a classifier with the objective: arguments, Trainer, safeguards, and the library of the scripts.
 
-Start with ``trainer``; ``schedules`` gives beta and the learning rate as functions of the step; ``fine_tuning`` runs
-from a data set and a checkpoint to a saved classifier with its card. This wing never attacks a model.
+Start with ``trainer``; ``schedules`` gives beta and the learning rate as functions of the step; ``adversary`` and
+``robust_trainer`` train against perturbations; ``fine_tuning`` runs from a data set and a checkpoint to a saved
+classifier with its card. Attacks on finished models are in ``hf_vub.attacks``.
 """
 
 import lazy_loader
