@@ -142,7 +142,9 @@ def test_a_constant_feature_does_nothing(fit):
             "validation_features have 3 columns",
         ),
         (logistic_regression, {"num_labels": 2}, "labels span 0 to 2"),
-        (early_stopped_mlp, {"dropout": (1.0,)}, r"dropout in \[0, 1\)"),
+        (early_stopped_mlp, {"dropout": (1.0,)}, r"dropout is \(1.0,\); .* each in \[0, 1\)"),
+        (early_stopped_mlp, {"label_smoothing": (1.0,)}, r"label_smoothing is \(1.0,\); .* each in \[0, 1\)"),
+        (early_stopped_mlp, {"confidence_penalty": (-1.0,)}, r"confidence_penalty is \(-1.0,\); .* at least 0"),
         (early_stopped_mlp, {"weight_decay": ()}, "at least one"),
         (early_stopped_mlp, {"patience": 0}, "patience is 0"),
         (early_stopped_mlp, {"learning_rate": math.nan}, "learning_rate is nan"),
@@ -153,6 +155,22 @@ def test_bad_arguments_are_refused_in_a_sentence(fit, options, message):
     features, labels = problem(60)
     with pytest.raises(ValueError, match=message):
         fit(**{"features": features, "labels": labels, "num_labels": LABELS} | options)
+
+
+@pytest.mark.parametrize("penalty", ["label_smoothing", "confidence_penalty"])
+def test_penalties_of_confident_predictions_make_them_less_confident(penalty):
+    features, labels = problem(200)
+    held_out = problem(200, seed=2)
+    options = {"num_labels": LABELS, "dropout": (0.0,), "weight_decay": (0.0,), "max_epochs": 30, "patience": 30}
+    rows = {"validation_features": held_out[0], "validation_labels": held_out[1], "learning_rate": 1e-2}
+    plain = early_stopped_mlp(features, labels, **options, **rows)
+    found = early_stopped_mlp(features, labels, **options, **rows, **{penalty: (0.5,)})
+    entropies = [
+        torch.distributions.Categorical(logits=fitted.module(features)).entropy().mean() for fitted in (plain, found)
+    ]
+    assert entropies[1] > entropies[0] + 0.05
+    assert found.hyperparameters[penalty] == 0.5
+    assert penalty not in plain.hyperparameters
 
 
 def test_no_two_rows_of_a_class_need_validation_rows():
