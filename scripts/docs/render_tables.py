@@ -303,7 +303,8 @@ def suggestion() -> str:
     rows = []
     for data, check in suggested():
         chosen = check["suggestion"]
-        about = f"{chosen['objective'].upper()}, beta {chosen['beta']:g}, w {chosen['entropy_weight']:g}"
+        weight = f", w {chosen['entropy_weight']:g}" if chosen["objective"] == "vub" else ""
+        about = f"{chosen['objective'].upper()}, beta {chosen['beta']:g}{weight}"
         best = f"{check['best_nll']:.4f} ± {check['best_standard_error']:.4f}"
         counts = f"{chosen['num_validation']:,}", f"{check['num_check']:,}"
         rows.append([data, about, *counts, f"{check['chosen_nll']:.4f}", best, "yes" if check["within"] else "**no**"])
@@ -417,12 +418,27 @@ def aims() -> str:
     return markdown(["data", "aim", "measured", "verdict"], rows)
 
 
+def guided_search(name: str) -> str:
+    """Render a table of ``scripts/guided_search.py``."""
+    from hf_vub.paper import guided_report
+    from hf_vub.runs.schema import GuidedSearch, read_result
+
+    result = read_result(RESULTS / "guided" / "imdb.json")
+    assert isinstance(result, GuidedSearch)
+    if name in ("heads", "tests"):
+        return {"heads": guided_report.head_table, "tests": guided_report.comparison_table}[name](result).markdown()
+    return guided_report.outcome_table(result, name).markdown()
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "headline": headline,
     "quickstart": quickstart,
     "training": training,
     "text-attacks": text_attacks,
     "guided-attacks": guided_attacks,
+    "guided-deepwordbug": lambda: guided_search("deepwordbug"),
+    "guided-heads": lambda: guided_search("heads"),
+    "guided-tests": lambda: guided_search("tests"),
     "image-attacks": image_attacks,
     "report-cards": report_cards,
     "claims-imdb": lambda: claims("imdb"),
