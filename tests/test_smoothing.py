@@ -1,5 +1,8 @@
 """Training under noise: what the trainer sees, what it stores, and that a resumed run ends with the same bits."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from transformers import BertForSequenceClassification, TrainerCallback, ViTImageProcessor
@@ -8,9 +11,11 @@ from helpers.image_attacks import dataset_of, vub
 from helpers.models import backbone_config
 from hf_vub import VUBConfig, VUBForSequenceClassification, VUBTrainer, VUBTrainingArguments
 from hf_vub.certify import certify
+from hf_vub.certify.arguments import CertifyTextArguments, certify_and_print
 from hf_vub.data import synthetic
 from hf_vub.data.noisy_rows import NoisyImages, NoisyTexts
 from hf_vub.data.preprocessing import image_transform, tokenize
+from hf_vub.paper.certificate_study import StudyOptions, certificate_study, differences
 from hf_vub.runs.schema import read_result
 from hf_vub.training import DataArguments, ModelArguments, fine_tune
 
@@ -185,3 +190,46 @@ def test_rows_that_cannot_be_drawn_are_one_sentence(reviews, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             VUBTrainer(model=small(tokenizer), args=arguments(tmp_path, smoothing="delete:0.5"), **options)
+
+
+def test_a_study_certifies_heads_of_every_objective_on_the_same_texts(reviews, tmp_path):
+    folder, _, _ = reviews
+    options = StudyOptions(
+        str(folder / "model"), str(folder / "data"), str(tmp_path / "study"), noise="delete:0.5", seeds=2, copies=2,
+        epochs=1, num_examples=10, n0=5, n=20, alpha=0.1, radii=(0, 1), max_length=32,
+    )  # fmt: skip
+    study = certificate_study(options)
+    assert [(each.objective, len(each.certified)) for each in study.objectives] == [("ce", 2), ("vib", 2), ("vub", 2)]
+    assert [(each.objective, each.radius) for each in study.differences] == [
+        ("vib", 0), ("vib", 1), ("vub", 0), ("vub", 1),
+    ]  # fmt: skip
+    assert all(each.p_value <= each.p_holm for each in study.differences)
+    heads = [read_result(path) for path in sorted((tmp_path / "study" / "certificates").glob("*/result.json"))]
+    assert {head.head for head in heads} == {f"{name}-{seed}" for name in ("ce", "vib", "vub") for seed in range(2)}
+    ce = [head.curve[0].accuracy for head in heads if head.head.startswith("ce")]
+    assert study.objectives[0].certified[0] == pytest.approx(sum(ce) / 2)
+    path = study.save(tmp_path / "study.json")
+    assert read_result(path) == study
+
+
+def test_differences_are_paired_by_example():
+    ce = np.array([[2, -1, 0, 3]] * 3, dtype=float)
+    found = differences({"ce": ce, "vub": ce + 1, "vib": ce}, (1,))
+    by_name = {each.objective: each for each in found}
+    assert by_name["vib"].difference == 0
+    assert by_name["vib"].p_value == 1
+    assert by_name["vub"].difference == 0.25  # the third example alone
+
+
+def test_the_command_prints_the_curve(reviews, tmp_path, capsys):
+    folder, _, _ = reviews
+    arguments = CertifyTextArguments(
+        str(folder / "model"), str(folder / "data"), "delete:0.5", str(tmp_path / "run"), n0=5, n=20, alpha=0.1,
+        num_examples=6,
+    )  # fmt: skip
+    result = certify_and_print(arguments)
+    shown = capsys.readouterr().out
+    assert f"certified at 0          {result.curve[0].accuracy:.3f}" in shown
+    assert str(tmp_path / "run" / "result.json") in shown
+    certify_and_print(replace(arguments, output_dir=None))
+    assert "nothing was saved" in capsys.readouterr().err
