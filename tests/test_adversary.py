@@ -172,6 +172,20 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path, monkeypatc
         torch.testing.assert_close(found[1][name], value, atol=1e-6, rtol=0, msg=name)
 
 
+def test_gradient_checkpointing_gives_the_same_weights(tmp_path):
+    found = []
+    for checkpointing in (False, True):
+        model = build_model("vit", num_labels=2, objective="vub", enlarge_to=32)
+        run = image_trainer(
+            tmp_path, rows=32, model=model, adversary="pgd", adversary_steps=2, max_steps=1,
+            gradient_checkpointing=checkpointing,
+        )  # fmt: skip
+        run.train()
+        found.append(run.model.state_dict())
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, atol=1e-6, rtol=0, msg=name)
+
+
 def test_a_collapse_is_told(tmp_path, caplog):
     run = image_trainer(tmp_path, adversary="fgsm_rs", **BALL)
     run.state.log_history = [{"eval_robust_accuracy": 0.9}]
@@ -199,6 +213,7 @@ def test_a_collapse_is_told(tmp_path, caplog):
         ({"adversary_steps": 3}, "adversary_steps is 3, but there is no adversary"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0; it must be at least 0 and less than 1"),
         ({"trades_weight": -1.0}, "trades_weight is -1.0; it must be at least 0"),
+        ({"adversary": "pgd", "smoothing": "gaussian:0.25"}, "adversary and smoothing are both set"),
         ({"learning_rate": 1e30}, "learning_rate is 1e\\+30; it must be at most 100"),
         ({"num_train_epochs": 1e30}, "num_train_epochs is 1e\\+30; it must be at most 1e\\+06"),
     ],

@@ -143,6 +143,8 @@ class VUBTrainingArguments(TrainingArguments):
         check_choice("lr_decay", self.lr_decay, LEARNING_RATE_DECAYS)
         if adversary_of(self) is not None and self.fp16:
             raise ValueError("fp16 is on, in which gradients of pixels vanish; train an adversary with bf16 or float32")
+        if self.adversary is not None and self.smoothing is not None:
+            raise ValueError("adversary and smoothing are both set; train against one of them")
         if self.perturb is not None:
             parse_edits(self.perturb)
             if self.smoothing is not None:
