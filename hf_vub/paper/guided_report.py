@@ -1,5 +1,6 @@
 """The tables and the plot of the guided-search experiment, made from its result alone."""
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,7 +94,7 @@ def plateau_figure(result: GuidedSearch) -> "Figure":
     shown = {name: result.heads[name] for name in _PLOTTED if name in result.heads}
     shown = shown or {name: head for name, head in result.heads.items() if name != STOCK}
     with style():
-        figure = new_figure(1.9 * max(2, len(shown)), 2.2)
+        figure = new_figure(1.9 * max(2, len(shown)), 2.4)
         panels = figure.subplots(1, max(1, len(shown)), squeeze=False, sharex=True)[0]
         for axes, (name, head) in zip(panels, shown.items(), strict=False):
             colour = COLOURS[head.objective if head.bottleneck else "ce"]
@@ -104,7 +105,7 @@ def plateau_figure(result: GuidedSearch) -> "Figure":
             axes.plot(x, [each.median for each in head.plateau], color=colour, marker="o", markersize=3, linewidth=1.2)
             if head.optimal_margin is not None:
                 axes.axhline(head.optimal_margin, color="black", linewidth=0.8, linestyle="--")
-            axes.set_title(head_title(name, head), loc="left", fontsize=7)
+            axes.set_title(textwrap.fill(head_title(name, head), 28), loc="left", fontsize=7)
             axes.set_ylim(bottom=0)
         figure.supxlabel("margin of the stock model (logits)", fontsize=8)
         figure.supylabel("margin of the head (logits)", fontsize=8)
