@@ -30,7 +30,12 @@ PYTHON = {
     for name, blocks in BLOCKS.items()
     if any(language == "python" for language, _ in blocks)
 }
-NEEDS = {"docs/attack.md": ["textattack"], "docs/push-and-scale.md": ["peft"], "docs/reproduce.md": ["matplotlib"]}
+NEEDS = {
+    "docs/attack.md": ["textattack"],
+    "docs/guided-search.md": ["textattack"],
+    "docs/push-and-scale.md": ["peft"],
+    "docs/reproduce.md": ["matplotlib"],
+}
 EXAMPLES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for path in sorted((ROOT / "hf_vub").rglob("*.py"))
