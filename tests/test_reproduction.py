@@ -126,6 +126,11 @@ def test_bad_settings_are_refused(changes, said):
         experiment("imdb", **changes)
 
 
+def test_an_absurd_learning_rate_is_refused_before_any_work():
+    with pytest.raises(ValueError, match=r"learning_rate is 1e\+30; it must be above 0 and at most 100"):
+        experiment("imdb", learning_rate=1e30).check_attacks()
+
+
 def test_unknown_preset():
     with pytest.raises(
         ValueError, match="experiment is 'mnist'; it must be one of imdb, cifar10, imagenet, or compare"

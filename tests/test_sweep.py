@@ -439,6 +439,7 @@ def test_a_folder_that_is_ahead_is_refused(tmp_path):
         ({"latent_size": -1}, "latent_size is -1"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"learning_rate": 1e30}, r"learning_rate is 1e\+30; it must be above 0 and at most 100"),
         ({"num_labels": 2}, "labels span 0 to 2"),
         ({"features": torch.zeros(3, 4), "labels": torch.zeros(2).long()}, "one for each of the 3 rows"),
         ({"features": torch.zeros(3, 4), "labels": torch.zeros(3)}, "labels are torch.float32"),
