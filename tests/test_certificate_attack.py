@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import BertForSequenceClassification
 
+from helpers.models import backbone_config
 from hf_vub.certify import Smoothing, deletion_radius
 from hf_vub.certify.voters import as_head, make_voter
 from hf_vub.data import synthetic
 from hf_vub.data.noise import Noise
 from hf_vub.model.loading import LoadedClassifier
-from hf_vub.paper.certificate_attack import Trial, climb, try_texts, word_edits
+from hf_vub.paper.certificate_attack import Trial, attack_certificates, climb, try_texts, word_edits
+from hf_vub.runs.schema import read_result
 
 
 class Refuses(nn.Module):
@@ -91,3 +94,21 @@ def test_edits_are_of_all_three_kinds(voter):
 
     lengths = {len(_edited(["a"] * 5, ["b"], np.random.default_rng(seed))) for seed in range(30)}
     assert {4, 5, 6} <= lengths
+
+
+def test_the_command_counts_flips_within_and_beyond_the_radius(tmp_path):
+    config = backbone_config("bert", num_labels=2)
+    tokenizer = synthetic.word_tokenizer(["good bad film the a"] * 3, vocab_size=150)
+    config.vocab_size, config.max_position_embeddings, config.initializer_range = len(tokenizer), 64, 1.0
+    torch.manual_seed(0)
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "model")
+    tokenizer.model_max_length = 64
+    tokenizer.save_pretrained(tmp_path / "model")
+    texts = {"words": [("good film " * 6, "bad film " + "good film " * 5), ("the a " * 5, "the a " * 5)]}
+    result = attack_certificates(
+        str(tmp_path / "model"), "delete:0.8", texts, n0=10, n=60, alpha=0.05, climbed=1, most=2
+    )
+    assert [each.attack for each in result.attacks] == ["words", "search by the smoothed score"]
+    assert result.attacks[0].tried == result.attacks[0].texts <= 2
+    assert all(each.flipped_within == 0 for each in result.attacks)
+    assert result == read_result(result.save(tmp_path / "result.json"))

@@ -3,13 +3,19 @@
 A certificate is a proof, so no attack can refute it; one can find an error in the code, or a radius that is too large.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..certify.smoothing import Smoothing
-from ..certify.voters import TextVoter
+from ..certify.voters import TextVoter, as_head, make_voter
+from ..compute.contexts import frozen
+from ..data.noise import parse_noise
+from ..model.loading import load_classifier
+from ..runs.provenance import provenance, public_name
+from ..runs.schema import AttackedCertificates, CertificateAttack
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,75 @@ def climb(
         current = options[int(np.argmin([np.mean(each == decision) for each in votes]))]
         path.append(current)
     return path
+
+
+def attack_certificates(
+    model: str,
+    noise: str,
+    texts: Mapping[str, Sequence[tuple[str, str]]],
+    *,
+    n0: int = 100,
+    n: int = 1000,
+    alpha: float = 0.001,
+    climbed: int = 3,
+    most: int = 10,
+    seed: int = 0,
+) -> CertificateAttack:
+    """Decide texts that attacks have changed, and search for changes of the decision, within and beyond the radius.
+
+    Args:
+        model: folder or Hub id of the base classifier.
+        noise: on words.
+        texts: by the name of the attack, pairs of a text and what the attack made of it.
+        n0: copies that choose the class.
+        n: copies that bound its vote.
+        alpha: probability of a wrong certificate, at most.
+        climbed: texts of the first attack on which `climb` searches by the smoothed score.
+        most: edits of that search.
+        seed: of all draws.
+    """
+    began = time.perf_counter()
+    smoothing = Smoothing(parse_noise(noise), n0, n, alpha)
+    loaded = load_classifier(model, "text")
+    own = getattr(loaded.network, "head", None) if hasattr(loaded.network, "features") else None
+    found = []
+    with frozen(loaded.network):
+        voter, _ = make_voter(loaded, smoothing, {"": as_head(own)}, seed)
+        assert isinstance(voter, TextVoter)
+        for name, pairs in texts.items():
+            trials = [try_texts(voter, smoothing, "", one.split(), [other.split()]) for one, other in pairs]
+            found.append(_summary(name, trials))
+        originals = [one.split() for one, _ in next(iter(texts.values()))][:climbed]
+        vocabulary = sorted({word for pairs in texts.values() for _, other in pairs for word in other.split()})
+        trials = [
+            try_texts(voter, smoothing, "", words, climb(voter, smoothing, "", words, vocabulary, most, seed=seed))
+            for words in originals
+        ]
+        found.append(_summary("search by the smoothed score", trials))
+    return CertificateAttack(
+        **provenance(),
+        model=public_name(model),
+        noise=noise,
+        n0=n0,
+        n=n,
+        alpha=alpha,
+        seed=seed,
+        attacks=tuple(found),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _summary(name: str, of_texts: Sequence[Sequence[Trial]]) -> AttackedCertificates:
+    trials = [trial for trials in of_texts for trial in trials]
+    return AttackedCertificates(
+        attack=name,
+        texts=sum(bool(trials) for trials in of_texts),
+        tried=len(trials),
+        within=sum(trial.edits <= trial.radius for trial in trials),
+        flipped_within=sum(trial.refutes for trial in trials),
+        flipped_beyond=sum(trial.flipped and not trial.refutes for trial in trials),
+        fewest_edits=min((trial.edits for trial in trials if trial.flipped), default=None),
+    )
 
 
 def _edited(words: Sequence[str], vocabulary: Sequence[str], generator: np.random.Generator) -> list[str]:

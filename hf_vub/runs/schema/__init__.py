@@ -48,7 +48,15 @@ from .calibration_study import (
     StudiedClassifier,
     UnfamiliarCheck,
 )
-from .certify import Certificate, CertificateStudy, CertifiedAt, SmoothedDifference, SmoothedObjective
+from .certify import (
+    AttackedCertificates,
+    Certificate,
+    CertificateAttack,
+    CertificateStudy,
+    CertifiedAt,
+    SmoothedDifference,
+    SmoothedObjective,
+)
 from .guided import GuidedAttack, GuidedComparison, GuidedHead, GuidedSearch, PlateauBin
 from .part import Part
 from .reproduction import (
@@ -88,6 +96,7 @@ _KINDS: dict[str, type[Result] | type[Quickstart]] = {
     "calibration": Calibration,
     "certificate": Certificate,
     "certificate_study": CertificateStudy,
+    "certificate_attack": CertificateAttack,
     "guided_search": GuidedSearch,
     "calibration_study": CalibrationStudy,
     "bottleneck_map": BottleneckMap,

@@ -141,3 +141,37 @@ class CertificateStudy(Result):
     differences: tuple[SmoothedDifference, ...]
     draws_per_second: float
     seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AttackedCertificates(Part):
+    """Changed texts of one attack, each decided by the smoothed classifier."""
+
+    attack: str
+    texts: int
+    """Texts with a certified decision that were attacked."""
+    tried: int
+    """Changed texts."""
+    within: int
+    """Changed texts within the certified radius."""
+    flipped_within: int
+    """Other decisions among these: a sound certificate allows none beyond alpha."""
+    flipped_beyond: int
+    """Other decisions among the changed texts beyond the radius."""
+    fewest_edits: int | None
+    """Word edits of the nearest changed text with another decision."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CertificateAttack(Result):
+    """Attacks on a smoothed classifier, within and beyond its certified radii."""
+
+    kind: Literal["certificate_attack"] = "certificate_attack"
+    model: str
+    noise: str
+    n0: int
+    n: int
+    alpha: float
+    seed: int
+    attacks: tuple[AttackedCertificates, ...]
+    seconds: float
