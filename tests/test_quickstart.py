@@ -44,6 +44,8 @@ def quickstart(tmp_path, monkeypatch):
         else:
             options = {"revision": None, "dtype": "float32", "max_length": 96, "query_budget": None, "max_words": 4000}
             options |= {"words_perturbed_mean": 1.0, "queries_mean": 9.0, "weights": ["0", "1"]}
+            search = {**rates, "num_alone": 0, "words_perturbed_mean": 1.0, "queries_mean": 9.0}
+            options["searches"] = {"own": {**search, "attack_success_rate": 0.25}, "guided": search}
             result = TextAttackResult.from_json({**common, **options, "model": "m"})
         return dict.fromkeys([f"{task}-{objective}" for objective in names["OBJECTIVES"]], result)
 
@@ -62,6 +64,7 @@ def test_everything_is_shown_and_kept(quickstart, tmp_path, capsys):
         assert title in shown
     assert shown.count("62.5%") == 12
     assert shown.count("0.50, 62.5%") == 3
+    assert shown.count("25.0% / 62.5%") == 6  # texts: own and guided, side by side
     assert "skipped" not in shown
     results = read_result(tmp_path / "out" / "results.json")
     assert [row["model"] for row in results["rows"]] == [
