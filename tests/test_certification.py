@@ -23,8 +23,8 @@ from helpers.image_attacks import vub
 from helpers.models import backbone_config
 from hf_vub import VUBConfig, VUBForSequenceClassification
 from hf_vub.certify import certify, certify_heads, deletion_radius, gaussian_radius, lower_bound, smoothed_pipeline
-from hf_vub.certify.certification import summary
 from hf_vub.certify.smoothing import Smoothing, store_smoothing
+from hf_vub.certify.summary import summary
 from hf_vub.certify.tally import Tally, votes_needed
 from hf_vub.data import synthetic
 from hf_vub.data.noise import Noise
