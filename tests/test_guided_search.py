@@ -173,6 +173,7 @@ def test_the_plateau_has_no_order() -> None:
     for each in ordered["plateau"]:
         assert each.low <= each.median <= each.high
         assert each.median == pytest.approx(2 * each.stock)
+    assert plateau(stock[:0], stock[:0]) == {"margin_quartiles": None, "rank_correlation": None, "plateau": ()}
     assert margin(torch.tensor([[1.0, 4.0, 2.0], [0.5, 0.5, 0.0]])).tolist() == [2.0, 0.0]
 
 

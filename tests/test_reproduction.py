@@ -312,11 +312,12 @@ def test_texts_end_to_end(text_model, tmp_path):
     results = reproduce(settings, tmp_path / "out")
     assert len(results["runs"]) == 2 + 4 + 4
     assert all(run["attacks"]["DWB"]["num_examples"] == 4 for run in results["runs"])
-    assert {(row["objective"], row["noise"]) for row in results["stress"]} == {
-        ("ce", "sampled"),
-        ("vib", "sampled"),
-        ("vub", "sampled"),
-    }
+    attacked = [row for row in results.stress if row.kind != "report_card"]
+    cards = [row for row in results.stress if row.kind == "report_card"]
+    assert {(row.objective, row.noise) for row in attacked} == {(name, "sampled") for name in ("ce", "vib", "vub")}
+    assert [card.objective for card in cards] == ["ce", "vib", "vub"]
+    for card in cards:
+        assert card.why or {"guided", "transfer"} <= {check.name for check in card.checks}
     for example in results["examples"]["texts"]:
         assert example["original"] != example["perturbed"]
         assert example["label"] != example["prediction"]

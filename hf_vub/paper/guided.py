@@ -71,7 +71,7 @@ HEADS: dict[str, HeadRun | Plain | None] = {
 class Plateau(TypedDict):
     """The fields of a `GuidedHead` that `plateau` measures."""
 
-    margin_quartiles: tuple[float, float, float]
+    margin_quartiles: tuple[float, float, float] | None
     rank_correlation: float | None
     plateau: tuple[PlateauBin, ...]
 
@@ -361,6 +361,8 @@ def plateau(margins: np.ndarray, stock: np.ndarray, correlate: bool = True) -> P
     """Return the fields of a head that say if its margins still order confident texts as the stock classifier's do."""
     from scipy.stats import spearmanr
 
+    if not len(margins):
+        return Plateau(margin_quartiles=None, rank_correlation=None, plateau=())
     low, middle, high = np.quantile(margins, [0.25, 0.5, 0.75]).tolist()
     bins = [
         PlateauBin(
@@ -374,7 +376,7 @@ def plateau(margins: np.ndarray, stock: np.ndarray, correlate: bool = True) -> P
     ]
     return {
         "margin_quartiles": (low, middle, high),
-        "rank_correlation": float(spearmanr(margins, stock).statistic) if correlate else None,
+        "rank_correlation": float(spearmanr(margins, stock).statistic) if correlate and len(stock) > 2 else None,
         "plateau": tuple(bins),
     }
 

@@ -55,14 +55,13 @@ def head_table(result: GuidedSearch) -> Table:
         ["head", "accuracy", "ECE", "margin", "optimum", "rank correlation", "accuracy with typing errors"],
     )
     for name, head in result.heads.items():
-        low, middle, high = head.margin_quartiles
         under, over = head.accuracy_under_typos_interval
         table.rows.append(
             [
                 head_title(name, head),
                 f"{head.metrics['accuracy'] or 0:.1%}",
                 f"{head.metrics['ece'] or 0:.3f}",
-                f"{middle:.2f} ({low:.2f} to {high:.2f})",
+                _margins(head),
                 "-" if head.optimal_margin is None else f"{head.optimal_margin:.2f}",
                 "-" if head.rank_correlation is None else f"{head.rank_correlation:.2f}",
                 f"{head.accuracy_under_typos:.1%} ({under:.1%} to {over:.1%})",
@@ -128,6 +127,13 @@ def _pair(result: GuidedSearch, pair: tuple[str, str]) -> str:
     decides, guide = pair
     by = "its own score" if guide == decides else f"the score of {head_title(guide, result.heads[guide])}"
     return f"{head_title(decides, result.heads[decides])} by {by}"
+
+
+def _margins(head: GuidedHead) -> str:
+    if head.margin_quartiles is None:
+        return "-"
+    low, middle, high = head.margin_quartiles
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _success(attack: GuidedAttack | None) -> str:

@@ -37,8 +37,8 @@ class GuidedHead(Part):
     """On the measured test rows."""
     optimal_margin: float | None = None
     """The margin at which training on certain labels stops; None where it never does."""
-    margin_quartiles: tuple[float, float, float]
-    """Of the confident texts. A margin is the highest logit less the second highest."""
+    margin_quartiles: tuple[float, float, float] | None
+    """Of the confident texts, None without any. A margin is the highest logit less the second highest."""
     rank_correlation: float | None
     """Spearman's, of the margins of head and stock classifier over the confident texts; None for the stock one."""
     plateau: tuple[PlateauBin, ...]
