@@ -15,7 +15,8 @@ from helpers.reviews import reviews, tiny_bert, train, word_tokenizer
 from hf_vub.metrics import holm, mcnemar
 from hf_vub.paper import guided
 from hf_vub.paper.controls import train_plain_head, typing_errors
-from hf_vub.paper.guided import GuidedSettings, compare_attacks, guided_search, margin, plateau, summary
+from hf_vub.paper.guided import GuidedSettings, guided_search
+from hf_vub.paper.guided_outcomes import compare_attacks, margin, plateau, summary
 from hf_vub.paper.guided_report import write_guided_report
 from hf_vub.runs.files import read_records
 from hf_vub.runs.schema import GuidedSearch, read_result

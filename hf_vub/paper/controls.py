@@ -1,15 +1,66 @@
 """Heads that separate what a bottleneck does from what the reward for entropy does, and random typing errors."""
 
 import math
+from dataclasses import dataclass
+from typing import Literal, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..model.information import categorical_entropy, cross_entropy, label_entropy
-from ..sweep.runs import Settings
+from ..model.objectives import optimal_confidence
+from ..sweep.runs import HeadRun, Settings
+
+STOCK, VUB = "stock", "vub-0.001"
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A head without a bottleneck, see `train_plain_head`."""
+
+    entropy_weight: float = 0.0
+
+
+HEADS: dict[str, HeadRun | Plain | None] = {
+    STOCK: None,
+    "vib-0.001": HeadRun("vib", 1e-3),
+    VUB: HeadRun("vub", 1e-3),
+    "vib-0.1": HeadRun("vib", 0.1),
+    "vub-0.1": HeadRun("vub", 0.1),
+    "plain": Plain(),
+    "plain-less-entropy": Plain(1.0),
+    "vub-0.001-weight-0.25": HeadRun("vub", 1e-3, 0.25),
+    "vub-0.001-weight-0.5": HeadRun("vub", 1e-3, 0.5),
+}
+"""The heads by name: the stock classifier's own, bottlenecks, and controls that have only a part of VUB."""
+
+
+class AboutHead(TypedDict):
+    """The fields of a `GuidedHead` that say how it was trained."""
+
+    objective: Literal["stock", "ce", "vib", "vub"]
+    bottleneck: bool
+    beta: float | None
+    entropy_weight: float
+    optimal_margin: float | None
+
+
+def about_head(name: str, num_labels: int) -> AboutHead:
+    """Return how a head was trained."""
+    how = HEADS[name]
+    about = AboutHead(objective="stock", bottleneck=False, beta=None, entropy_weight=0.0, optimal_margin=None)
+    if isinstance(how, Plain):
+        about |= {"objective": "ce", "entropy_weight": how.entropy_weight}
+    elif how is not None:
+        about |= {"objective": "vib" if how.objective == "vib" else "vub", "bottleneck": True, "beta": how.beta}
+        about["entropy_weight"] = how.entropy_weight if how.objective == "vub" else 0.0
+    if weight := about["entropy_weight"]:
+        # The optimum p* satisfies log(p*(K - 1) / (1 - p*)) = 1 / (w p*), and the left side is the margin.
+        about["optimal_margin"] = 1 / (weight * optimal_confidence(num_labels, weight))
+    return about
 
 
 def train_plain_head(

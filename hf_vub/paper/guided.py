@@ -6,12 +6,11 @@ hides the way and is not robust.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Literal, TypedDict
 
 import numpy as np
 import torch
@@ -24,66 +23,24 @@ from ..data.record import TrainingRecord
 from ..data.splits import label_names, load_splits, read_labels, subset
 from ..embeddings.extraction import Features, extract
 from ..metrics.classification import classification_metrics
-from ..metrics.intervals import share_interval, wilson_interval
-from ..metrics.paired import holm, mcnemar
-from ..model.objectives import optimal_confidence
+from ..metrics.intervals import share_interval
 from ..runs.files import lock_folder, read_records
 from ..runs.provenance import provenance, public_name
-from ..runs.schema.guided import GuidedAttack, GuidedComparison, GuidedHead, GuidedSearch, PlateauBin
+from ..runs.schema.guided import GuidedAttack, GuidedHead, GuidedSearch
 from ..sweep.heads import HeadRun, train_heads
 from .backbone import LoadedBackbone, aligned_classifier, load_backbone
-from .controls import train_plain_head, typing_errors
+from .controls import HEADS, STOCK, VUB, Plain, about_head, train_plain_head, typing_errors
 from .experiments import comparison
+from .guided_outcomes import compare_attacks, margin, plateau, summary
 from .heads import in_blocks, load_head, save_head
 
 logger = logging.getLogger(__name__)
 
-STOCK, VUB = "stock", "vub-0.001"
 CONFIDENT = 0.9
 """Probability from which a correct answer of the stock classifier counts as confident."""
 
 _BLOCK = 20  # texts attacked between two results on disk
-_BINS = 12
 _TYPO_DRAWS = 5
-
-
-@dataclass(frozen=True)
-class Plain:
-    """A head without a bottleneck, see `train_plain_head`."""
-
-    entropy_weight: float = 0.0
-
-
-HEADS: dict[str, HeadRun | Plain | None] = {
-    STOCK: None,
-    "vib-0.001": HeadRun("vib", 1e-3),
-    VUB: HeadRun("vub", 1e-3),
-    "vib-0.1": HeadRun("vib", 0.1),
-    "vub-0.1": HeadRun("vub", 0.1),
-    "plain": Plain(),
-    "plain-less-entropy": Plain(1.0),
-    "vub-0.001-weight-0.25": HeadRun("vub", 1e-3, 0.25),
-    "vub-0.001-weight-0.5": HeadRun("vub", 1e-3, 0.5),
-}
-"""The heads by name: the stock classifier's own, bottlenecks, and controls that have only a part of VUB."""
-
-
-class Plateau(TypedDict):
-    """The fields of a `GuidedHead` that `plateau` measures."""
-
-    margin_quartiles: tuple[float, float, float] | None
-    rank_correlation: float | None
-    plateau: tuple[PlateauBin, ...]
-
-
-class _About(TypedDict):
-    """The fields of a `GuidedHead` that say how it was trained."""
-
-    objective: Literal["stock", "ce", "vib", "vub"]
-    bottleneck: bool
-    beta: float | None
-    entropy_weight: float
-    optimal_margin: float | None
 
 
 @dataclass(frozen=True)
@@ -94,7 +51,7 @@ class GuidedSettings:
         model: folder or Hub id of a stock text classifier.
         dataset: name or path for ``hf_vub.data.splits.load_splits``.
         recipes: TextAttack recipes.
-        heads: names in `HEADS`; the stock classifier is always among them.
+        heads: names in `hf_vub.paper.controls.HEADS`; the stock classifier is always among them.
         num_examples: test rows drawn, stratified; those that a head classifies correctly are attacked.
         min_words, max_words: only rows with so many words are drawn, as an attack's time grows with the square of it.
         max_train: most training rows, a tenth of which is held out.
@@ -284,7 +241,7 @@ class _Experiment:
         typos = self._under_typos()
         return {
             name: GuidedHead(
-                **_about(name, len(self.classes)),
+                **about_head(name, len(self.classes)),
                 metrics={**classification_metrics(logits[name], rows.labels)},
                 **plateau(margins[name], margins[STOCK], name != STOCK),
                 accuracy_under_typos=float(typos[name].mean()),
@@ -351,113 +308,7 @@ class _Experiment:
         )
 
 
-def margin(logits: Tensor) -> np.ndarray:
-    """Return the highest logit less the second highest, (rows,), of logits (rows, classes)."""
-    highest = logits.double().topk(2, dim=-1).values
-    return (highest[:, 0] - highest[:, 1]).numpy()
-
-
-def plateau(margins: np.ndarray, stock: np.ndarray, correlate: bool = True) -> Plateau:
-    """Return the fields of a head that say if its margins still order confident texts as the stock classifier's do."""
-    from scipy.stats import spearmanr
-
-    if not len(margins):
-        return Plateau(margin_quartiles=None, rank_correlation=None, plateau=())
-    low, middle, high = np.quantile(margins, [0.25, 0.5, 0.75]).tolist()
-    bins = [
-        PlateauBin(
-            stock=float(np.median(stock[places])),
-            low=float(np.quantile(margins[places], 0.05)),
-            median=float(np.median(margins[places])),
-            high=float(np.quantile(margins[places], 0.95)),
-            count=len(places),
-        )
-        for places in np.array_split(np.argsort(stock, kind="stable"), min(_BINS, len(stock)))
-    ]
-    return {
-        "margin_quartiles": (low, middle, high),
-        "rank_correlation": float(spearmanr(margins, stock).statistic) if correlate and len(stock) > 2 else None,
-        "plateau": tuple(bins),
-    }
-
-
-def summary(recipe: str, decides: str, guided_by: str, records: Sequence[Mapping[str, object]]) -> GuidedAttack:
-    """Return the result of one attack from its records, in the order of the drawn rows."""
-    letters = {"attacked": "F", "misclassified": "-"}
-    outcomes = "".join("S" if record.get("success") else letters.get(str(record["status"]), "-") for record in records)
-    wins, attacked = outcomes.count("S"), len(outcomes) - outcomes.count("-")
-    queries = [float(str(record["queries"])) for record in records if record["status"] == "attacked"]
-    return GuidedAttack(
-        recipe=recipe,
-        decides=decides,
-        guided_by=guided_by,
-        outcomes=outcomes,
-        num_examples=len(outcomes),
-        num_attacked=attacked,
-        num_successes=wins,
-        attack_success_rate=wins / attacked if attacked else None,
-        attack_success_interval=wilson_interval(wins, attacked),
-        queries_mean=float(np.mean(queries)) if queries else None,
-    )
-
-
-def compare_attacks(attacks: Sequence[GuidedAttack]) -> list[GuidedComparison]:
-    """Return the paired comparisons of each recipe, each once, with Holm's correction over all of them.
-
-    Every head guided by the stock classifier is compared with the same head by its own score; the stock classifier
-    with VUB, both by their own score and by the stock classifier's; the stock classifier guided by VUB with itself.
-    """
-    pairs: list[tuple[GuidedAttack, GuidedAttack]] = []
-    for recipe in dict.fromkeys(attack.recipe for attack in attacks):
-        made = {(attack.decides, attack.guided_by): attack for attack in attacks if attack.recipe == recipe}
-        wanted: Iterable[tuple[tuple[str, str], tuple[str, str]]] = [
-            ((STOCK, STOCK), (VUB, VUB)),
-            ((STOCK, STOCK), (VUB, STOCK)),
-            ((STOCK, STOCK), (STOCK, VUB)),
-            *(((name, STOCK), (name, name)) for name in HEADS if name != STOCK),
-        ]
-        pairs += [(made[first], made[second]) for first, second in wanted if first in made and second in made]
-    counted = [_paired(first.outcomes, second.outcomes) for first, second in pairs]
-    p_values = [mcnemar(*both) if both[0] else 1.0 for both in counted]
-    return [
-        GuidedComparison(
-            recipe=first.recipe,
-            first=(first.decides, first.guided_by),
-            second=(second.decides, second.guided_by),
-            num_pairs=len(one),
-            only_first=sum(a and not b for a, b in zip(one, other, strict=True)),
-            only_second=sum(b and not a for a, b in zip(one, other, strict=True)),
-            p_value=p_value,
-            p_holm=adjusted,
-        )
-        for (first, second), (one, other), p_value, adjusted in zip(
-            pairs, counted, p_values, holm(p_values), strict=True
-        )
-    ]
-
-
-def _paired(first: str, second: str) -> tuple[list[bool], list[bool]]:
-    """Return the successes of two attacks on the rows that both attacked."""
-    both = [(a == "S", b == "S") for a, b in zip(first, second, strict=True) if "-" not in (a, b)]
-    return [a for a, _ in both], [b for _, b in both]
-
-
 def _searched(record: Mapping[str, object], search: str) -> Mapping[str, object]:
     """Return the record of one of two searches of a text."""
     outcome = record.get(search)
     return {**record, **outcome} if isinstance(outcome, Mapping) else record
-
-
-def _about(name: str, num_labels: int) -> _About:
-    """Return how a head was trained."""
-    how = HEADS[name]
-    about = _About(objective="stock", bottleneck=False, beta=None, entropy_weight=0.0, optimal_margin=None)
-    if isinstance(how, Plain):
-        about |= {"objective": "ce", "entropy_weight": how.entropy_weight}
-    elif how is not None:
-        about |= {"objective": "vib" if how.objective == "vib" else "vub", "bottleneck": True, "beta": how.beta}
-        about["entropy_weight"] = how.entropy_weight if how.objective == "vub" else 0.0
-    if weight := about["entropy_weight"]:
-        # The optimum p* satisfies log(p*(K - 1) / (1 - p*)) = 1 / (w p*), and the left side is the margin.
-        about["optimal_margin"] = 1 / (weight * optimal_confidence(num_labels, weight))
-    return about

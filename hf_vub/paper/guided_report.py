@@ -8,7 +8,7 @@ from ..reports.plots import COLOURS, new_figure, save, style
 from ..reports.tables import Table
 from ..runs.files import write_text
 from ..runs.schema.guided import GuidedAttack, GuidedHead, GuidedSearch
-from .guided import STOCK, VUB
+from .controls import STOCK, VUB
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
