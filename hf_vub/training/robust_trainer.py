@@ -62,7 +62,8 @@ class RobustTrainer(WatchedTrainer):
             noisy = partial(noisy_datasets, args=args, network=model, processor=kwargs.get("processing_class"))
             kwargs["train_dataset"], kwargs["eval_dataset"] = noisy(train, training=True), noisy(evaluation)
         if args.gradient_checkpointing and getattr(args, "adversary", None):  # the other kind has no gradient of inputs
-            args.gradient_checkpointing_kwargs = {"use_reentrant": False, **(args.gradient_checkpointing_kwargs or {})}
+            given = args.gradient_checkpointing_kwargs
+            args.gradient_checkpointing_kwargs = {"use_reentrant": False, **(given if isinstance(given, dict) else {})}
         super().__init__(model, **kwargs)
         self.adversary = adversary_of(self.args)
         if self.adversary is not None:
