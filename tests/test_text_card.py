@@ -3,6 +3,8 @@
 import copy
 import json
 import random
+import runpy
+import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -83,6 +85,15 @@ def test_a_guide_that_decides_otherwise_leaves_a_check_open() -> None:
     assert compare([guided], 0.8)[0].passed is True
     assert compare([guided._replace(rival={"rival": outcomes(20)})], 0.7)[0].passed is False
     assert compare([link(10, 10)], 0.0)[0].passed is True  # no guide was asked
+
+
+def test_few_texts_leave_a_check_open() -> None:
+    """The smallest p-value of four texts is 1/16."""
+    few = link(0, 0)._replace(rival={"rival": outcomes(4, 4)}, base=outcomes(0, 4))
+    assert compare([few], 1.0)[0].passed is None
+    assert "4 texts are too few to tell" in compare([few], 1.0)[0].why
+    five = few._replace(rival={"rival": outcomes(5, 5)}, base=outcomes(0, 5))
+    assert compare([five], 1.0)[0].passed is False
 
 
 def test_an_open_check_is_not_passed() -> None:
@@ -377,6 +388,33 @@ def test_bad_input_is_one_sentence(stock: BertForSequenceClassification, tokeniz
             make(stock, tokenizer, **options)
         assert "\n" not in str(raised.value)
     assert set(TOPICS) == set(stock.config.label2id)
+
+
+@needs_textattack
+def test_the_script_makes_a_card(
+    stock: BertForSequenceClassification,
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stock.save_pretrained(tmp_path / "stock")
+    tokenizer.save_pretrained(tmp_path / "stock")
+    topics(40, seed=5).to_parquet(tmp_path / "test.parquet")
+    monkeypatch.chdir(tmp_path)
+    words = "--model stock --dataset test.parquet --report_card --guide stock --num_examples 3 --query_factor 2"
+    script = str(Path(__file__).resolve().parents[1] / "scripts" / "attack_text.py")
+    monkeypatch.setattr(sys, "argv", [script, *words.split(), "--output_dir", "run"])
+    runpy.run_path(script, run_name="__main__")
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in CHECKS)
+    card = read_result(tmp_path / "run" / "report_card.json")
+    assert isinstance(card, TextReportCard)
+    assert (card.guide, card.query_factor, card.num_examples, card.passed) == ("stock", 2, 3, None)
+    monkeypatch.setattr(sys, "argv", [script, *words.split(), "--search", "both"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(script, run_name="__main__")
+    assert "--search has no meaning for --report_card" in capsys.readouterr().err
 
 
 # Real heads

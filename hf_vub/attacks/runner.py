@@ -14,11 +14,11 @@ import logging
 import sys
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from tqdm.auto import tqdm
 
@@ -29,13 +29,10 @@ from ..reports.model_cards import refresh_model_card
 from ..runs.files import read_json
 from ..runs.processes import processes
 from ..runs.provenance import provenance
-from ..runs.run_log import RunLog
+from ..runs.run_log import Record, RunLog
 from ..runs.schema import Result
 
 logger = logging.getLogger(__name__)
-
-Record = dict[str, Any]
-"""What became of one example: "index" (its row), "label", "status", "seconds", and more where it was attacked."""
 
 ResultT = TypeVar("ResultT", bound=Result)
 
@@ -52,7 +49,7 @@ class Target:
     """
 
     model: str
-    settings: dict[str, Any]
+    settings: Mapping[str, object]
     folder: Path | None
     record: TrainingRecord | None
 
@@ -94,12 +91,12 @@ class Method(ABC, Generic[ResultT]):
         """Return whether an attacked example was misclassified after the attack, or reached its target."""
 
     @abstractmethod
-    def result(self, about: Mapping[str, Any], settings: Mapping[str, Any], records: Sequence[Record]) -> ResultT:
+    def result(self, about: Mapping[str, object], settings: Mapping[str, object], records: Sequence[Record]) -> ResultT:
         """Return the result of a run: ``about`` it, from its settings, and computed from its records alone."""
 
 
 def run(
-    method: Method[ResultT], sample: Sample, targets: Mapping[str, Target], common: Mapping[str, Any], progress: bool
+    method: Method[ResultT], sample: Sample, targets: Mapping[str, Target], common: Mapping[str, object], progress: bool
 ) -> dict[str, ResultT]:
     """Attack every example with every target, this process's share of them, and return one result per target.
 
@@ -190,7 +187,7 @@ def not_skipped(records: Sequence[Record]) -> list[Record]:
     return kept
 
 
-def _about(sample: Sample, seen: int | None, records: Sequence[Record]) -> dict[str, Any]:
+def _about(sample: Sample, seen: int | None, records: Sequence[Record]) -> dict[str, object]:
     """Return the fields that every result has, whatever the medium."""
     reasons = Counter(record["status"] for record in records if record["status"].startswith("skipped"))
     return {
@@ -206,7 +203,7 @@ def _about(sample: Sample, seen: int | None, records: Sequence[Record]) -> dict[
     }
 
 
-def _running(method: Method[ResultT], logs: Any) -> str:
+def _running(method: Method[ResultT], logs: Iterable[RunLog]) -> str:
     """Return the successes so far, over the examples attacked."""
     outcomes = [
         method.succeeded(record) for log in logs for record in log.records.values() if record["status"] == "attacked"

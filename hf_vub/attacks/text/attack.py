@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -32,7 +32,7 @@ from ...compute.contexts import frozen
 from ...compute.predictor import parse_noise
 from ...data.labels import class_names
 from ...data.record import TrainingRecord
-from ...data.sample import Sample, SampleOptions, open_sample
+from ...data.sample import Sample, open_sample
 from ...model.loading import backbone_dtype, backbone_of
 from ...runs.digests import weights_digest
 from ...runs.schema import TextAttackResult
@@ -40,9 +40,16 @@ from ..runner import Target, run
 from ..victim import Victim
 from . import nltk_resources, textattack_compat
 from .classifier import TextClassifier, TokenFeatures
-from .guide import Guide, GuideModel, load_guide
+from .guide import Guide, load_guide
 from .method import SearchOptions, TextMethod
+from .options import Job, read_job
 from .recipes import Searcher, resolve_recipe
+
+if TYPE_CHECKING:
+    from textattack.models.wrappers import ModelWrapper
+    from typing_extensions import Unpack
+
+    from .options import TextOptions
 
 
 def attack_text(
@@ -50,29 +57,10 @@ def attack_text(
     dataset: object,
     recipe: str = "deepwordbug",
     *,
-    tokenizer: PreTrainedTokenizerBase | str | Path | None = None,
-    num_examples: int | None = 200,
-    how: str = "stratified",
-    seed: int = 0,
-    noise: str = "mean",
-    redraws: int = 20,
-    max_length: int | None = None,
-    batch_size: int | None = None,
     dtype: str | None = None,
     query_budget: int | None = None,
-    max_words: int = 4000,
-    guide: GuideModel | None = None,
     search: str | None = None,
-    output_dir: str | Path | None = None,
-    split: str | None = None,
-    text_column: str | Sequence[str] | None = None,
-    label_column: str | None = None,
-    match_labels: str = "name",
-    column_names: str | Sequence[str] | None = None,
-    config_name: str | None = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    progress: bool = True,
+    **options: "Unpack[TextOptions]",
 ) -> TextAttackResult:
     """Attack the texts that a classifier gets right, and return how many it still gets right.
 
@@ -82,37 +70,44 @@ def attack_text(
             texts and labels. A data set of one file is attacked whole; if ``model`` was trained on it, only its
             held-out rows are.
         recipe: ``"deepwordbug"``, ``"pwws"`` or the class name of any TextAttack recipe against classifiers.
-        tokenizer: its tokenizer, or the folder or Hub id of one; None takes the one saved with ``model``.
-        num_examples: how many texts; None for all.
-        how: ``"stratified"`` (drawn with ``seed``, each class in its share) or ``"first"``, as in the paper.
-        seed: seed of the sample and, together with an example's row number, of the attack on it.
-        noise: the declared predictor: ``"mean"``, ``"sampled"`` or ``"averaged:k"``, with fresh draws for every query.
-        redraws: fresh draws over which each final text of a random predictor is scored again.
-        max_length: tokens that a text is cut to, as in training; by default the limit of tokenizer and model.
-        batch_size: texts of ``max_length`` tokens per forward pass; of shorter ones as many more as have their tokens.
-            By default 2,048 tokens on a CPU and 16,384 elsewhere.
         dtype: ``"bfloat16"`` for the backbone; None leaves it as it is. Logits are always float32. A success in a lower
             precision counts only if the classifier in float32 confirms it; random predictors are scored by ``redraws``.
         query_budget: queries per text after which the attack gives up; None for no limit.
-        max_words: longer texts are skipped, as an attack's time grows with the square of their length.
-        guide: another classifier (a module, or the folder or Hub id of one) whose score the search climbs, while
-            ``model`` decides: an attack by its own score stops where that score is flat. Also a head that takes the
-            features of ``model``. None for the recipe as published.
         search: ``"guided"`` (the default with a guide), or ``"both"``: by its own score and guided, and of each text
-            the worse outcome. Where model and guide share a frozen backbone, both cost about twice one attack.
-        output_dir: folder for the result and records; a run found there is resumed. None saves nothing. In a subfolder
-            of the checkpoint that is attacked, the checkpoint's model card shows the result.
-        split: split of a named data set; its test split by default.
-        text_column: column of texts; the usual names are recognised. Of a pair of columns (see `load_splits`) the first
-            is attacked and the second stays as it is.
-        label_column: column of labels; the usual names are recognised.
-        match_labels: match the classes of data and model by ``"name"`` (by number where one side has no names) or by
-            ``"number"``.
-        column_names: names of the columns of a CSV file without a header, in order or between commas.
-        config_name: configuration of a data set on the Hub.
-        revision: revision of ``model`` on the Hub.
-        trust_remote_code: run code that comes with ``model``.
-        progress: say which rows are attacked, and show a bar with the running success rate if stderr is a terminal.
+            the worse outcome. Where model and guide share a frozen backbone, both cost about twice one attack. Without
+            a guide the recipe runs as published.
+        options: keywords that all attacks on texts share:
+
+            - ``tokenizer`` (None): its tokenizer, or the folder or Hub id of one; None takes the one saved with
+              ``model``.
+            - ``num_examples`` (200): how many texts; None for all.
+            - ``how`` ("stratified"): drawn with ``seed``, each class in its share; or "first", as in the paper.
+            - ``seed`` (0): of the sample and, together with an example's row number, of the attack on it.
+            - ``noise`` ("mean"): the declared predictor, "mean", "sampled" or "averaged:k", with fresh draws for every
+              query.
+            - ``redraws`` (20): fresh draws over which each final text of a random predictor is scored again.
+            - ``max_length`` (None): tokens that a text is cut to, as in training; by default the limit of tokenizer and
+              model.
+            - ``batch_size`` (None): texts of ``max_length`` tokens per forward pass; of shorter ones as many more as
+              have their tokens. By default 2,048 tokens on a CPU and 16,384 elsewhere.
+            - ``max_words`` (4000): longer texts are skipped, as an attack's time grows with the square of their length.
+            - ``guide`` (None): another classifier (a module, or the folder or Hub id of one) whose score the search
+              climbs, while ``model`` decides: an attack by its own score stops where that score is flat. Also a head
+              that takes the features of ``model``.
+            - ``output_dir`` (None): folder for the result and records; a run found there is resumed. None saves
+              nothing. In a subfolder of the checkpoint that is attacked, the checkpoint's model card shows the result.
+            - ``split`` (None): of a named data set; its test split by default.
+            - ``text_column`` (None): the usual names are recognised. Of a pair of columns (see `load_splits`) the first
+              is attacked and the second stays as it is.
+            - ``label_column`` (None): the usual names are recognised.
+            - ``match_labels`` ("name"): match the classes of data and model by name (by number where one side has no
+              names) or by "number".
+            - ``column_names`` (None): of the columns of a CSV file without a header, in order or between commas.
+            - ``config_name`` (None): configuration of a data set on the Hub.
+            - ``revision`` (None): of ``model`` on the Hub.
+            - ``trust_remote_code`` (False): run code that comes with ``model``.
+            - ``progress`` (True): say which rows are attacked, and show a bar with the running success rate if stderr
+              is a terminal.
 
     Returns:
         The result: ``clean_accuracy`` over all texts but skipped ones, ``accuracy_under_attack``,
@@ -133,15 +128,8 @@ def attack_text(
     Example:
         >>> attack_text("user/vub-bert-imdb", "imdb", "pwws", num_examples=100).attack_success_rate  # doctest: +SKIP
     """
-    victim = Victim(
-        model, tokenizer, noise=noise, redraws=redraws, batch_size=batch_size, max_length=max_length, dtype=dtype,
-        revision=revision, trust_remote_code=trust_remote_code,
-    )  # fmt: skip
-    rows = SampleOptions(
-        dataset, num_examples, how, seed, split, text_column, label_column, match_labels, column_names, config_name
-    )
-    how_to_search = SearchOptions(resolve_recipe(recipe), query_budget, max_words, guide, search)
-    return _attack(victim, rows, how_to_search, None, output_dir, progress)[""]
+    job = read_job(model, dataset, options, dtype)
+    return _attack(job, SearchOptions(resolve_recipe(recipe), query_budget, job.max_words, job.guide, search), None)[""]
 
 
 def attack_text_heads(
@@ -150,29 +138,10 @@ def attack_text_heads(
     dataset: object,
     recipe: str = "deepwordbug",
     *,
-    tokenizer: Any = None,
-    num_examples: int | None = 200,
-    how: str = "stratified",
-    seed: int = 0,
-    noise: str = "mean",
-    redraws: int = 20,
-    max_length: int | None = None,
-    batch_size: int | None = None,
     dtype: str | None = None,
     query_budget: int | None = None,
-    max_words: int = 4000,
-    guide: GuideModel | None = None,
     search: str | None = None,
-    output_dir: str | Path | None = None,
-    split: str | None = None,
-    text_column: str | Sequence[str] | None = None,
-    label_column: str | None = None,
-    match_labels: str = "name",
-    column_names: str | Sequence[str] | None = None,
-    config_name: str | None = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    progress: bool = True,
+    **options: "Unpack[TextOptions]",
 ) -> dict[str, TextAttackResult]:
     """Attack many heads on one frozen backbone, each as `attack_text` would alone, sharing the backbone's features.
 
@@ -184,7 +153,12 @@ def attack_text_heads(
         model: has ``features(**inputs)``, as ours do, or the folder or Hub id of one that has.
         heads: from features to logits, by name; names of a sequence are its positions. Their files go to the folders
             ``output_dir/name``. The result of a head of `shared_heads` names the checkpoint of that head as its model.
-        dataset, recipe, and all other arguments: as for `attack_text`.
+        dataset: the data set, as for `attack_text`.
+        recipe: as for `attack_text`.
+        dtype: as for `attack_text`.
+        query_budget: as for `attack_text`.
+        search: as for `attack_text`.
+        options: as for `attack_text`.
 
     Returns:
         One result per head, by name.
@@ -199,15 +173,8 @@ def attack_text_heads(
     for name in named:
         if not name or Path(name).name != name:
             raise ValueError(f"a head's name must be a file name, but is {name!r}")
-    victim = Victim(
-        model, tokenizer, noise=noise, redraws=redraws, batch_size=batch_size, max_length=max_length, dtype=dtype,
-        revision=revision, trust_remote_code=trust_remote_code,
-    )  # fmt: skip
-    rows = SampleOptions(
-        dataset, num_examples, how, seed, split, text_column, label_column, match_labels, column_names, config_name
-    )
-    how_to_search = SearchOptions(resolve_recipe(recipe), query_budget, max_words, guide, search)
-    return _attack(victim, rows, how_to_search, named, output_dir, progress)
+    job = read_job(model, dataset, options, dtype)
+    return _attack(job, SearchOptions(resolve_recipe(recipe), query_budget, job.max_words, job.guide, search), named)
 
 
 def wrapper(
@@ -220,7 +187,7 @@ def wrapper(
     dtype: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
-) -> Any:
+) -> "ModelWrapper":
     """Return a checkpoint as a ``textattack.models.wrappers.ModelWrapper``, for TextAttack's Python API and commands.
 
     The arguments and errors are those of `attack_text`.
@@ -239,15 +206,9 @@ def wrapper(
     return wrapped(TokenFeatures(network, processor, max_length, batch_size), draws=parse_noise(noise))
 
 
-def _attack(
-    victim: Victim,
-    options: SampleOptions,
-    search: SearchOptions,
-    heads: Mapping[str, nn.Module] | None,
-    output_dir: str | Path | None,
-    progress: bool,
-) -> dict[str, TextAttackResult]:
+def _attack(job: Job, search: SearchOptions, heads: Mapping[str, nn.Module] | None) -> dict[str, TextAttackResult]:
     """Attack a model, or the heads that share its features; return one result for each."""
+    victim, options = job.victim, job.rows
     sources = nltk_resources.check(search.recipe)
     trained_on = _training_records(victim, heads)
     sample = open_sample(options, "text", [record for record in trained_on.values() if record is not None])
@@ -265,7 +226,7 @@ def _attack(
     for name, classifier in classifiers.items():
         settings = {**({"head": name} if name else {}), "weights": [backbone, weights_digest(classifier.head)]}
         own_name = getattr(classifier.head, "name_or_path", None) if name else None
-        folder = None if output_dir is None else Path(output_dir) / name
+        folder = None if job.folder is None else job.folder / name
         targets[name] = Target(own_name or loaded.name, settings, folder, trained_on[name])
     with ExitStack() as stack:
         for context in (textattack_compat.quiet, textattack_compat.remembered_words, textattack_compat.no_downloads):
@@ -288,7 +249,7 @@ def _attack(
             "rows": sample.digest(method.texts, *([method.pairs] if method.pairs else [])),
             **sources,
         }
-        return run(method, sample, targets, common, progress)
+        return run(method, sample, targets, common, job.progress)
 
 
 def _classifiers(
@@ -319,7 +280,7 @@ def _modules(classifiers: Iterable[TextClassifier], guide: Guide | None) -> list
     return list(dict.fromkeys(modules))
 
 
-def _settings(victim: Victim, search: SearchOptions, sample: Sample, features: TokenFeatures) -> dict[str, Any]:
+def _settings(victim: Victim, search: SearchOptions, sample: Sample, features: TokenFeatures) -> dict[str, object]:
     """Return the settings that decide the records of every head."""
     return {
         "kind": "text_attack",
@@ -338,7 +299,7 @@ def _settings(victim: Victim, search: SearchOptions, sample: Sample, features: T
     }
 
 
-def _guide_settings(search: SearchOptions, guide: Guide | None) -> dict[str, Any]:
+def _guide_settings(search: SearchOptions, guide: Guide | None) -> dict[str, object]:
     """Return what identifies a guided run; of the recipe as published, that it has no guide."""
     if guide is None:
         return {"guide": None, "guide_weights": None}

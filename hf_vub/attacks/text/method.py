@@ -144,16 +144,17 @@ class TextMethod(Method[TextAttackResult]):
         return bool(record["success"])
 
     def result(
-        self, about: Mapping[str, Any], settings: Mapping[str, Any], records: Sequence[Record]
+        self, about: Mapping[str, object], settings: Mapping[str, object], records: Sequence[Record]
     ) -> TextAttackResult:
         """Return the result of a run."""
-        fields = {"search": "own", **settings, **about, "weights": tuple(settings["weights"]), "redraws": None}
+        fields = {"search": "own", **settings, **about, "redraws": None}
         if self.precise:
             fields["num_unconfirmed"] = count_unconfirmed(records)
-        return TextAttackResult(**{**fields, **summary(records, self.draws, settings["redraws"])})
+        metrics = summary(records, self.draws, self.searcher.redraws)
+        return TextAttackResult.from_json({**fields, **metrics}, "the result of the attack")
 
 
-def summary(records: Sequence[Record], draws: int, redraws: int) -> dict[str, Any]:
+def summary(records: Sequence[Record], draws: int, redraws: int) -> dict[str, object]:
     """Return the metrics of a run, from its records alone."""
     kept = not_skipped(records)
     tried = [record for record in kept if record["status"] == "attacked"]

@@ -9,12 +9,21 @@
 
 import math
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
+from ...runs.run_log import Record
 from . import nltk_resources, textattack_compat
 from .classifier import TextClassifier
 from .guide import GuideAsVictim, Score
 from .stronger import Variant, edit_at_random, swaps_words
+
+if TYPE_CHECKING:
+    from textattack import Attack
+    from textattack.attack_results import AttackResult
+    from textattack.goal_function_results import GoalFunctionResult
+    from textattack.goal_functions import GoalFunction
+    from textattack.shared import AttackedText
 
 CANDIDATE_BYTES = 2**27
 """Memory for the candidates of a text that TextAttack remembers, in bytes; beyond it they are made again.
@@ -127,7 +136,7 @@ class Searcher:
         label: int,
         guide: Score | None = None,
         query_budget: int | None = None,
-    ) -> dict[str, Any]:
+    ) -> Record:
         """Attack one text.
 
         Args:
@@ -147,7 +156,7 @@ class Searcher:
             nltk_resources.ResourceError: the recipe reads something that is not on this machine.
         """
         began = time.perf_counter()
-        record: dict[str, Any] = {"status": "", "original_text": text, "perturbed_text": None}
+        record: Record = {"status": "", "original_text": text, "perturbed_text": None}
         words = len(text.split())
         if words > self.max_words:
             record["status"] = f"skipped: more than max_words={self.max_words} words"
@@ -170,7 +179,7 @@ class Searcher:
         self.clear()
         return str(edited.tokenizer_input)
 
-    def _attacked(self, classifier: TextClassifier | GuideAsVictim, example: Any, label: int) -> dict[str, Any]:
+    def _attacked(self, classifier: TextClassifier | GuideAsVictim, example: "AttackedText", label: int) -> Record:
         try:
             self._room = max(1, CANDIDATE_BYTES // (24 * example.num_words + len(example.text) + 2000))
             if self._looks_ahead and int(classifier([example.tokenizer_input]).argmax()) == label:
@@ -186,23 +195,27 @@ class Searcher:
             self._search.clear_cache()
         raise nltk_resources.ResourceError(problem)
 
-    def _transformations(self, text: Any, original_text: Any = None, **options: Any) -> Any:
+    def _transformations(
+        self, text: "AttackedText", original_text: "AttackedText | None" = None, **options: object
+    ) -> "list[AttackedText]":
         """Return TextAttack's candidates, remembered within bounds; a list is no key of its cache, a tuple is."""
         hashable = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
         if self._ahead and hashable.get("indices_to_modify") == (self._ahead[0],):
             self._look_ahead(text)
         return self._candidates_of(text, original_text, hashable)
 
-    def _candidates_of(self, text: Any, original_text: Any, options: dict[str, Any]) -> Any:
+    def _candidates_of(
+        self, text: "AttackedText", original_text: "AttackedText | None", options: Mapping[str, object]
+    ) -> "list[AttackedText]":
         if self._candidates > self._room:
             self.clear()
         entries = len(self._search.transformation_cache)
-        candidates = self._search.get_transformations(text, original_text, **options)
+        candidates: list[AttackedText] = self._search.get_transformations(text, original_text, **options)
         if len(self._search.transformation_cache) > entries:
             self._candidates += len(candidates)
         return candidates
 
-    def _look_ahead(self, text: Any) -> None:
+    def _look_ahead(self, text: "AttackedText") -> None:
         """Compute in full batches what PWWS asks for word by word: a block of all single substitutions of a text."""
         texts: list[str] = []
         while self._ahead and len(texts) <= self._room // 2:
@@ -213,7 +226,9 @@ class Searcher:
             if self._guide is not None:
                 self._guide(texts)
 
-    def _results(self, texts: list[Any], check_skip: bool = False) -> tuple[list[Any], bool]:
+    def _results(
+        self, texts: "list[AttackedText]", check_skip: bool = False
+    ) -> "tuple[list[GoalFunctionResult], bool]":
         """Return the victim's answers as TextAttack's goal function does, with the score of the guide if there is one.
 
         The score is 1 less the guide's probability of the label. A text that the victim misclassifies scores 1 more:
@@ -229,14 +244,14 @@ class Searcher:
                 result.score = score + (result.goal_status == won.SUCCEEDED)
         return results, is_over
 
-    def _refuse_other_scores(self, goal: Any) -> None:
+    def _refuse_other_scores(self, goal: "GoalFunction") -> None:
         """Raise ValueError for a recipe that a guide's score says nothing to."""
         plain = type(goal) is self._textattack.goal_functions.UntargetedClassification
         if not plain or not self._search.is_black_box:
             reason = "follows gradients" if plain else "climbs no probability"
             raise ValueError(f"recipe {self.recipe} {reason}, so no guide can replace its score: leave out the guide")
 
-    def _outcome(self, classifier: TextClassifier | GuideAsVictim, found: Any, label: int) -> dict[str, Any]:
+    def _outcome(self, classifier: TextClassifier | GuideAsVictim, found: "AttackResult", label: int) -> Record:
         results = self._textattack.attack_results
         before, after = found.original_result, found.perturbed_result
         last = before.attacked_text
@@ -257,7 +272,7 @@ class Searcher:
         return outcome
 
 
-def _build(recipe: str, classifier: TextClassifier) -> Any:
+def _build(recipe: str, classifier: TextClassifier) -> "Attack":
     """Build the recipe's attack on a classifier, or raise an error that says what it lacks."""
     textattack = textattack_compat.load()
     try:

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from ...compute.contexts import frozen, seeded
 from ...data.labels import class_names
 from ...data.record import TrainingRecord
-from ...data.sample import SampleOptions, open_sample
+from ...data.sample import open_sample
 from ...model.loading import LoadedClassifier, backbone_dtype
 from ...runs.digests import weights_digest
 from ...runs.schema.text_card import TextReportCard
@@ -25,9 +25,15 @@ from . import nltk_resources, textattack_compat
 from .card_method import CardMethod, CardOptions
 from .classifier import TextClassifier, TokenFeatures
 from .guide import Guide, GuideModel, guide_beside, take_apart
+from .options import Job, read_job
 from .recipes import Searcher, resolve_recipe
 from .reference import ReferenceTexts, look
 from .surrogate import fit_surrogate
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .options import TextOptions
 
 REFERENCE_TEXTS = 200
 """Texts of the split, and as many edited ones, on which scores are compared and a guide is fitted."""
@@ -37,31 +43,12 @@ LEAST_DRAWS = 20
 
 def make_text_card(
     model: nn.Module | str | Path,
-    dataset: Any,
+    dataset: object,
     recipe: str = "deepwordbug",
     *,
-    guide: GuideModel | None = None,
     transfer_from: Sequence[GuideModel] = (),
-    tokenizer: Any = None,
-    num_examples: int | None = 64,
-    how: str = "stratified",
-    seed: int = 0,
-    noise: str = "mean",
-    redraws: int = 20,
     query_factor: int = 10,
-    max_length: int | None = None,
-    batch_size: int | None = None,
-    max_words: int = 400,
-    output_dir: str | Path | None = None,
-    split: str | None = None,
-    text_column: str | Sequence[str] | None = None,
-    label_column: str | None = None,
-    match_labels: str = "name",
-    column_names: str | Sequence[str] | None = None,
-    config_name: str | None = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    progress: bool = True,
+    **options: "Unpack[TextOptions]",
 ) -> TextReportCard:
     """Check if the score of a text classifier hides its mistakes, on the texts that it classifies correctly.
 
@@ -87,25 +74,17 @@ def make_text_card(
         model: a sequence classifier, or the folder or Hub id of one, as for `attack_text`.
         dataset: the data set, as for `attack_text`.
         recipe: a TextAttack recipe that climbs a probability, as for `attack_text`.
-        guide: the classifier to compare with, best the stock model, as for `attack_text`. None fits a logistic
-            regression to the model's decisions on its features, or on tokens where it has none.
         transfer_from: further models whose adversarial texts are tried, as ``guide``.
-        tokenizer: its tokenizer, as for `attack_text`.
-        num_examples: texts drawn; the checks use those that the model classifies correctly. None for all.
-        how: ``"stratified"`` or ``"first"``.
-        seed: seed of the draw, the searches and the noise.
-        noise: the declared predictor: ``"mean"``, ``"sampled"`` or ``"averaged:k"``.
-        redraws: fresh draws that decide about a text of a random predictor.
         query_factor: the stronger searches may make this many times the queries of the recipe on the same text.
-        max_length: tokens that a text is cut to, as in training.
-        batch_size: texts of ``max_length`` tokens per forward pass, as for `attack_text`.
-        max_words: longer texts are skipped.
-        output_dir: folder for ``report_card.json`` and, in ``report_card/``, for the outcomes of every finished text,
-            with which the same call goes on after a kill; None saves nothing.
-        split, text_column, label_column, match_labels, column_names, config_name: as for `attack_text`.
-        revision: revision of ``model`` on the Hub.
-        trust_remote_code: run code that comes with a checkpoint.
-        progress: say which rows are attacked, and show a bar.
+        options: the keywords that all attacks on texts share, see `attack_text`. Of these
+
+            - ``guide`` is the classifier to compare with, best the stock model. None fits a logistic regression to the
+              model's decisions on its features, or on tokens where it has none.
+            - ``num_examples`` is 64 and ``max_words`` 400 by default. The checks use the texts that the model
+              classifies correctly.
+            - ``redraws`` are the fresh draws that decide about a text of a random predictor.
+            - ``output_dir`` receives ``report_card.json`` and, in ``report_card/``, the outcomes of every finished
+              text, with which the same call goes on after a kill.
 
     Returns:
         ``passed`` (False if a check failed; None if none did, but one that applies could not decide; else True),
@@ -118,28 +97,18 @@ def make_text_card(
         >>> card = make_text_card("user/vub-bert-imdb", "imdb", guide="user/bert-imdb")  # doctest: +SKIP
         >>> [check.name for check in card.checks if check.passed is False]  # doctest: +SKIP
     """
-    check_counts(query_factor=query_factor, max_words=max_words)
-    victim = Victim(
-        model, tokenizer, noise=noise, redraws=redraws, batch_size=batch_size, max_length=max_length, dtype="float32",
-        revision=revision, trust_remote_code=trust_remote_code,
-    )  # fmt: skip
-    rows = SampleOptions(
-        dataset, num_examples, how, seed, split, text_column, label_column, match_labels, column_names, config_name
-    )
-    options = CardOptions(resolve_recipe(recipe), query_factor, max_words, redraws if victim.draws else 0)
-    folder = None if output_dir is None else Path(output_dir) / "report_card"
-    return _make_card(victim, rows, options, [guide, *transfer_from], folder, progress)
+    check_counts(query_factor=query_factor)
+    job = read_job(model, dataset, options, "float32", {"num_examples": 64, "max_words": 400})
+    check_counts(max_words=job.max_words)
+    redraws = job.victim.redraws if job.victim.draws else 0
+    how = CardOptions(resolve_recipe(recipe), query_factor, job.max_words, redraws)
+    return _make_card(job, how, [job.guide, *transfer_from])
 
 
-def _make_card(
-    victim: Victim,
-    rows: SampleOptions,
-    options: CardOptions,
-    models: Sequence[GuideModel | None],
-    folder: Path | None,
-    progress: bool,
-) -> TextReportCard:
+def _make_card(job: Job, options: CardOptions, models: Sequence[GuideModel | None]) -> TextReportCard:
     """Measure what is known beforehand, search every text, and return the card; the first of ``models`` guides."""
+    victim, rows = job.victim, job.rows
+    folder = None if job.folder is None else job.folder / "report_card"
     sources = nltk_resources.check(options.recipe)
     record = TrainingRecord.load(victim.model, victim.revision)
     records = [] if record is None else [record]
@@ -158,7 +127,7 @@ def _make_card(
         surrogate, problem = _fit(model, texts, logits, apart)
         features = model.features if apart else None
         guides = [surrogate if guide is None else guide_beside(guide, victim, loaded, features) for guide in models]
-        known = [guide for guide in guides if guide is not None]
+        known = [] if guides[0] is None else [guide for guide in guides if guide is not None]
         for guide in dict.fromkeys([*known, *([] if surrogate is None else [surrogate])]):
             guide.align(names, rows.match_labels)
             for part in guide.modules:
@@ -166,29 +135,37 @@ def _make_card(
         reference = look(texts, logits, guides[0], surrogate, problem)
         sample = sample.aligned(names)
         declared = TextClassifier(model.features, model.head, victim.draws) if victim.draws else model
-        method = CardMethod(sample, model, declared, known if guides[0] else [], reference, options)
+        method = CardMethod(sample, model, declared, known, reference, options)
         common = {
-            "kind": "text_report_card",
-            "revision": victim.revision,
-            "dtype": str(backbone_dtype(loaded.network)).removeprefix("torch."),
-            "dataset": sample.name,
-            "attack": options.recipe,
-            "seed": rows.seed,
-            "how": rows.how,
-            "noise": victim.noise,
-            "max_length": model.features.max_length,
-            "max_words": options.max_words,
-            "redraws": options.redraws,
-            "query_factor": options.query_factor,
-            "num_examples": len(sample),
+            **_settings(victim, options, method),
             "guide": known[0].name if known else None,
             "guide_weights": known[0].weights or None if known else None,
             "transfer_from": [guide.name for guide in known[1:]],
-            "rows": sample.digest(method.texts, *([method.pairs] if method.pairs else [])),
             **sources,
         }
         weights = {"weights": [weights_digest(loaded.network), weights_digest(model.head)]}
-        return run(method, sample, {"": Target(loaded.name, weights, folder, record)}, common, progress)[""]
+        return run(method, sample, {"": Target(loaded.name, weights, folder, record)}, common, job.progress)[""]
+
+
+def _settings(victim: Victim, options: CardOptions, method: CardMethod) -> dict[str, object]:
+    """Return the settings that decide the outcomes of every search."""
+    sample = method.sample
+    return {
+        "kind": "text_report_card",
+        "revision": victim.revision,
+        "dtype": str(backbone_dtype(method.attacked.model)).removeprefix("torch."),
+        "dataset": sample.name,
+        "attack": options.recipe,
+        "seed": sample.options.seed,
+        "how": sample.options.how,
+        "noise": victim.noise,
+        "max_length": method.attacked.features.max_length,
+        "max_words": options.max_words,
+        "redraws": options.redraws,
+        "query_factor": options.query_factor,
+        "num_examples": len(sample),
+        "rows": sample.digest(method.texts, *([method.pairs] if method.pairs else [])),
+    }
 
 
 def _open(victim: Victim, loaded: LoadedClassifier) -> tuple[TextClassifier, bool]:
