@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import PreTrainedTokenizerFast, Trainer
+from transformers import EvalPrediction, PreTrainedTokenizerFast, Trainer
 
 from helpers.models import build_model
 from helpers.training import Features, trainer
@@ -21,6 +21,7 @@ from hf_vub.metrics import intervals
 from hf_vub.model import information, objectives, trust
 from hf_vub.runs.schema import read_result
 from hf_vub.training import schedules
+from hf_vub.training.trainer import TERMS
 
 
 def test_the_min_term_has_weight_one_by_default():
@@ -399,3 +400,24 @@ def test_which_files_of_a_tokenizer_may_be_saved(tmp_path):
     for name in ("../up", "a/b", "a\\b"):
         with pytest.raises(ValueError, match=rf"^processing_class has a chat template named {re.escape(repr(name))}; "):
             check(chat_template={"default": "x", name: "y"})
+
+
+def test_a_bootstrap_interval_has_the_confidence_that_is_asked_for():
+    values = np.random.default_rng(0).normal(size=200)
+    found = metrics.bootstrap_interval(values, confidence=0.5)
+    width = (found[1] - found[0]) / values.std(ddof=1) * np.sqrt(len(values))
+    assert width == pytest.approx(2 * stats.norm.ppf(0.75), rel=0.1)
+
+
+def test_metrics_of_a_user_see_inputs_and_losses_too(tmp_path):
+    seen = []
+    run = trainer(tmp_path)
+    run._user_metrics = lambda prediction: seen.append(prediction) or {"own": 1.0}
+    logits, labels, ones = np.eye(3), np.arange(3), np.ones(3)
+    given = EvalPrediction((logits, *[ones] * len(TERMS)), labels, inputs=np.zeros(3), losses=2 * ones)
+    assert run._all_metrics(given)["own"] == 1.0
+    (prediction,) = seen
+    assert prediction.predictions is logits
+    assert prediction.label_ids is labels
+    assert prediction.inputs is given.inputs
+    assert prediction.losses is given.losses
