@@ -336,7 +336,8 @@ def rows_of(markdown):
 
 def test_table_2_has_the_papers_layout(texts):
     table = tables(texts)[0]
-    assert table.columns == ["β", "Test ↑", "DWB ↓", "PWWS ↓"]
+    assert table.columns == ["β", "Test ↑", "DWB ↓", "DWB guided ↓", "PWWS ↓", "PWWS guided ↓"]
+    assert "climbs the score of the stock classifier" in table.caption
     assert [row[0] for row in table.rows] == [
         *("Vanilla model", "-", "VIB models", "10⁻³", "10⁻²", "10⁻¹", "VUB models", "10⁻³", "10⁻²", "10⁻¹"),
     ]
@@ -345,21 +346,23 @@ def test_table_2_has_the_papers_layout(texts):
     assert np.std(own, ddof=1) < 5e-4  # so small that it takes a second decimal
     assert table.rows[7][1] == f"{np.mean(own):.2%} ± {np.std(own, ddof=1):.2%}"
     rows = rows_of(table.markdown())
-    assert {len(row) for row in rows} == {4}
+    assert {len(row) for row in rows} == {6}
     assert rows[2][0] == "**Vanilla model**"
 
 
 def test_table_1_has_the_papers_layout(images):
     table = tables(images)[0]
-    assert table.columns == ["β", "Test ↑", "FGS 8/255 ↓", "FGS 0.1 ↓", "FGS 0.5 ↓", "CW ↑"]
-    assert table.rows[1][-1].startswith("1.2")  # a distance, not a share
+    assert table.columns == [
+        *("β", "Test ↑", "FGS 8/255 ↓", "FGS 0.1 ↓", "FGS 0.5 ↓", "pgd_linf 8/255 ↓", "pgd_linf 0.1 ↓", "CW ↑"),
+    ]
+    assert table.rows[1][-1].startswith("1.")  # a distance, not a share
 
 
 def test_a_table_is_printed_in_a_terminal(texts, capsys):
     from rich.console import Console
 
     table = tables(texts)[0]
-    table.rows.append(["[red]markup[/]", "1", "2", "3"])
+    table.rows.append(["[red]markup[/]", "1", "2", "3", "4", "5"])
     Console(width=100).print(table.rich())
     shown = capsys.readouterr().out
     assert "[red]markup[/]" in shown

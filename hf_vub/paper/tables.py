@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from ..reports.tables import Table, mean_and_spread, power
 from ..runs.schema import Reproduction, StressCard
 from .grid import NOT_SHARES, Measured, attack_columns, points, value_of
+from .outcomes import GUIDED
 
 _GROUPS = {"ce": "Cross-entropy models", "vib": "VIB models", "vub": "VUB models"}
 _TITLES = {
@@ -71,12 +72,14 @@ def _paper_table(results: Reproduction) -> Table:
     runs = max((len(same) for same in points(results.runs).values()), default=0)
     models = "vanilla, " + " and ".join(sorted({run.objective.upper() for run in results.runs}))
     columns = ["accuracy", *attack_columns(results)]
+    some = any(column.endswith(GUIDED) for column in columns)
+    guided = " In guided columns the search climbs the score of the stock classifier." if some else ""
     table = Table(
         "imdb" if text else "images",
         f"{results.experiment} evaluation for {models} models, average over {runs} runs with standard deviation. "
         "First column: accuracy on the test set (higher is better). Then "
         + (
-            "the share of successful attacks by recipe (lower is better)."
+            f"the share of successful attacks by recipe (lower is better).{guided}"
             if text
             else "the share of successful FGS attacks by budget (lower is better) and the mean L2 distance, in [0, 1] "
             "pixels, of successful targeted CW attacks (higher is better)."
