@@ -323,8 +323,9 @@ def _transfers(trial: Trial, attacks: _Attacks, sources: Sequence[_Source], outc
         sentence = f"images made on {{name}} leave {{rival:.1%}} accuracy, and {title} {{ours:.1%}}"
         ours = own[[attacks.budgets.index(budget) for budget in budgets]]
         found = compare(name, ours, rivals, first, sentence)
+        means = {other: float(kept.mean()) for other, kept in rivals.items()}
         agreement = {source.name: source.agreement for source in close}
-        findings.append(replace(found, figures={**found.figures, "agreement": agreement}))
+        findings.append(replace(found, figures={**found.figures, "rival": means, "agreement": agreement}))
     return findings
 
 
