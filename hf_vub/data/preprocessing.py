@@ -94,7 +94,8 @@ def encode_texts(
 
     Texts go through `clean_text` first. A text without any token becomes a single end-of-sequence token (or separator,
     padding or unknown token, whichever the tokenizer has), since models cannot read an empty sequence. Only
-    the first 1,000,000 characters of a text (or 100 per token of ``max_length``, if that is more) are tokenized.
+    the first 1,000,000 characters of a text (or 100 per token of ``max_length``, if that is more) are tokenized; of the
+    texts of a pair, 100 per token.
 
     Args:
         tokenizer: of the model.
@@ -103,7 +104,8 @@ def encode_texts(
         pairs: the second text of each row, if texts are pairs.
         attention_mask: return the column ``attention_mask`` too.
     """
-    most = max(_MOST_CHARACTERS, 100 * max_length)
+    # tokenizers keeps what it cuts off, and of a pair every piece of one text with every piece of the other.
+    most = max(_MOST_CHARACTERS if pairs is None else 0, 100 * max_length)
     second = None if pairs is None else [clean_text(text[:most]) for text in pairs]
     with _same_backend(tokenizer):
         encoded = tokenizer(
