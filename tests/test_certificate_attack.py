@@ -58,7 +58,7 @@ def test_word_edits_are_levenshteins():
 
 def test_a_search_finds_no_flip_within_the_radius_and_one_beyond_it(voter):
     words = ["good", "film"] * 10
-    path = climb(voter, SMOOTHING, "", words, ["bad", "the"], most=9, tried=12, draws=60)
+    path = climb(voter, SMOOTHING, words, ["bad", "the"], most=9, tried=12, draws=60)
     trials = try_texts(voter, SMOOTHING, "", words, path)
     assert len(trials) == 9
     assert not any(trial.refutes for trial in trials)
@@ -86,7 +86,7 @@ def test_a_text_without_a_decision_is_not_attacked(voter):
     words = ["bad"] * 4 + ["film"] * 3
     fine = Smoothing(Noise("delete", 0.85), 20, 200, 0.0001)
     assert try_texts(voter, fine, "", words, [words[1:]]) == []
-    assert climb(voter, fine, "", words, ["bad"], most=2, tried=3, draws=20) == []
+    assert climb(voter, fine, words, ["bad"], most=2, tried=3, draws=20) == []
 
 
 def test_edits_are_of_all_three_kinds(voter):

@@ -81,7 +81,7 @@ def try_texts(
 
 
 def climb(
-    voter: TextVoter, smoothing: Smoothing, name: str, words: Sequence[str], vocabulary: Sequence[str], most: int,
+    voter: TextVoter, smoothing: Smoothing, words: Sequence[str], vocabulary: Sequence[str], most: int,
     *, tried: int = 40, draws: int = 100, seed: int = 0,
 ) -> list[list[str]]:  # fmt: skip
     """Search for edits that lower the vote for the decision, one at a time, and return the text after each of them.
@@ -92,7 +92,6 @@ def climb(
     Args:
         voter: of the smoothed classifier.
         smoothing: of the decision that is attacked.
-        name: of the head.
         words: of the text.
         vocabulary: words to put in.
         most: edits, more than the certified radius to look beyond it.
@@ -100,14 +99,14 @@ def climb(
         draws: copies of each.
         seed: of the edits tried.
     """
-    decision, _ = _decide(voter, smoothing, name, words, 0)
+    decision, _ = _decide(voter, smoothing, "", words, 0)
     generator, path, current = np.random.default_rng(seed), [], list(words)
     if decision is None:
         return []
     for _ in range(most):
         options = [_edited(current, vocabulary, generator) for _ in range(tried)]
         # The same key gives all options of a step the same deletions, so that they differ by the edit and little else.
-        votes = [voter.votes(voter.copies(each, seed)(draws), [name])[name] for each in options]
+        votes = [voter.votes(voter.copies(each, seed)(draws), [""])[""] for each in options]
         current = options[int(np.argmin([np.mean(each == decision) for each in votes]))]
         path.append(current)
     return path
@@ -152,7 +151,7 @@ def attack_certificates(
         originals = [one.split() for one, _ in next(iter(texts.values()))][:climbed]
         vocabulary = sorted({word for pairs in texts.values() for _, other in pairs for word in other.split()})
         trials = [
-            try_texts(voter, smoothing, "", words, climb(voter, smoothing, "", words, vocabulary, most, seed=seed))
+            try_texts(voter, smoothing, "", words, climb(voter, smoothing, words, vocabulary, most, seed=seed))
             for words in originals
         ]
         found.append(_summary("search by the smoothed score", trials))

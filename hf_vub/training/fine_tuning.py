@@ -58,13 +58,7 @@ def fine_tune(task: Task, model: ModelArguments, data: DataArguments, training: 
             anything is written.
     """
     started = time.monotonic()
-    check_choice("task", task, tuple(TASKS))
-    check_choice("objective", model.objective, (*(member.value for member in Objective), VANILLA))
-    if model.objective == VANILLA and (training.adversary or training.ema_decay is not None or training.consistency):
-        raise ValueError(
-            "objective is 'vanilla', whose trainer has no adversary, consistency or ema_decay: use objective 'ce'"
-        )
-    check_beta(model)
+    _check_options(task, model, training)
     choose_defaults(training, frozen=model.freeze_backbone)
     output = Path(str(training.output_dir))
     settings = {"task": task, **asdict(model), **asdict(data), **decisive_arguments(training)}
@@ -121,6 +115,16 @@ def fine_tune(task: Task, model: ModelArguments, data: DataArguments, training: 
         if training.push_to_hub:
             trainer.push_to_hub()
         return trainer.result
+
+
+def _check_options(task: Task, model: ModelArguments, training: VUBTrainingArguments) -> None:
+    check_choice("task", task, tuple(TASKS))
+    check_choice("objective", model.objective, (*(member.value for member in Objective), VANILLA))
+    if model.objective == VANILLA and (training.adversary or training.ema_decay is not None or training.consistency):
+        raise ValueError(
+            "objective is 'vanilla', whose trainer has no adversary, consistency or ema_decay: use objective 'ce'"
+        )
+    check_beta(model)
 
 
 class _StockTrainer(WatchedTrainer):
