@@ -17,7 +17,7 @@ from hf_vub.compute.kernels import FastKernels
 from hf_vub.embeddings.extraction import extract
 from hf_vub.embeddings.pixels import PixelModel
 from hf_vub.runs.schema import read_result
-from measuring import Bench, Comparison, spread
+from measuring import Bench, Comparison, flops_per_unit, spread
 from victims import image_victim, text_victim
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "benchmark"
@@ -136,7 +136,7 @@ def test_products_by_onednn_are_counted_as_torchs_own():
             layer(entered)
         return 2
 
-    assert stages._flops_per_unit(ours) == 7 * 2 * 300 * 400
+    assert flops_per_unit(ours) == 7 * 2 * 300 * 400
 
 
 def test_training_leaves_a_text_victim_as_it_was(victim):
