@@ -8,7 +8,7 @@ page holds what this script renders.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +112,18 @@ def quickstart() -> str:
         cells += metric_cells(row["metrics"])
         attacks = {attack["attack"]: attack for attack in row["attacks"]}
         for name in titles:
-            rate = percent(attacks[name]["attack_success_rate"]) if name in attacks else "-"
+            rate = searched(attacks[name]) if name in attacks else "-"
             cells.append(f"{attacks[name]['l2_mean']:.2f} ({rate})" if name == "cw" and name in attacks else rate)
         rows.append(cells)
     return markdown(["data", "model", *METRICS, *titles.values()], rows)
+
+
+def searched(attack: Mapping[str, Any]) -> str:
+    """Return the success rate of an attack; of two searches both, by the model's own score and guided."""
+    searches = attack.get("searches")
+    if not searches:
+        return percent(attack["attack_success_rate"])
+    return " / ".join(percent(searches[search]["attack_success_rate"]) for search in ("own", "guided"))
 
 
 def training() -> str:
