@@ -185,12 +185,13 @@ def test_the_schedule_reaches_the_loss_and_the_log_but_not_evaluation(tmp_path):
         tmp_path,
         model=build_model("bert", objective="vib", beta=0.5),
         beta_schedule="linear",
+        beta_warmup=1.0,  # the first of the two evaluations comes half-way up
         logging_steps=1,
         eval_strategy="epoch",
     )
     run.train()
     betas = logged(run, "beta")
-    assert betas == [scheduled_beta("linear", 0.5, step, 16) for step in range(1, 17)]
+    assert betas == [scheduled_beta("linear", 0.5, step, 16, warmup=1.0) for step in range(1, 17)]
     # The loss of a step was taken at the beta before it.
     losses, rates, distortions = (logged(run, name) for name in ("loss", "rate", "cross_entropy"))
     for step in range(1, 16):
